@@ -1,0 +1,1 @@
+"""The host side: `cmappmgr`, one for each watched application."""

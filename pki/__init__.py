@@ -1,0 +1,1 @@
+"""Keys and trust: stores, TLS contexts, configuration files, and `cmapppki`."""

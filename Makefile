@@ -1,0 +1,48 @@
+# Everything runs inside .venv, which is made on first use and brought up to date when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help venv test check format coverage demo clean
+
+help:
+	@echo 'make test      set up and run the tests'
+	@echo 'make check     lint, formatting and types (also as on Windows)'
+	@echo 'make demo      run the main job for real on loopback'
+	@echo 'make coverage  the tests with branch coverage, subprocesses included'
+	@echo 'make format    put the formatting right'
+	@echo 'make clean     remove what these commands made'
+
+venv: $(STAMP)
+
+# pip learnt --group with 25.1, and the pip that comes with venv may be older.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip >= 25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $(STAMP)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8 appmgr appserver pki tests
+	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+demo: $(STAMP)
+	$(BIN)/python demo/demo.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

@@ -1,0 +1,264 @@
+"""The log of both programs: lines on standard error, and syslog, neither of which can hold its caller up.
+
+Standard error is the package log on the host: a pipe that may be full, a file on a full disk, a terminal that was closed.
+Syslog may be a socket whose daemon hangs. Whatever they do must not delay a program nor alter its exit status (contract,
+section 1). So each sink is a thread of its own behind a queue of `MAX_QUEUED_LINES`: a full queue drops lines and the next
+one that passes says how many. Leaving waits `FLUSH_SECONDS` at most for what is queued. The threads are daemons, so that a
+write that never returns does not keep the program alive.
+
+Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is the
+journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has the
+time, and hands on to syslog by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias, final
+
+Level = Literal["info", "warning", "error"]
+
+_Line: TypeAlias = tuple[float, Level, str]
+"""When it was logged (Unix time), the level, the text: printable, one line."""
+
+PRIORITIES: Final[dict[Level, int]] = {"info": 6, "warning": 4, "error": 3}
+"""The numbers of RFC 5424, which syslog and the journal share."""
+
+MAX_QUEUED_LINES = 1000
+"""Per sink: a burst, such as thirty outcomes with their last lines, fits; a blocked log costs 2 MB at the very most."""
+
+MAX_LINE_CHARACTERS = 2000
+"""A longer line is cut: journald and rsyslog cut theirs too, at sizes of their own choosing."""
+
+FLUSH_SECONDS = 0.25
+"""How long leaving may wait for the sinks. A cluster that sees the end late starts the application again late."""
+
+RETRY_SECONDS = 0.05
+"""Between two tries on a standard error that somebody made non-blocking and that is full."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@final
+class Report:
+    """The log of one program. Every method returns at once and raises nothing."""
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        stderr_fd: int = 2,
+        syslog: bool = True,
+        journal: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Name the program and choose the sinks; nothing is opened or started before the first line.
+
+        Args:
+            program: the name in each line and the ident in syslog.
+            stderr_fd: the descriptor to write to.
+            syslog: write to syslog too, where the platform has one.
+            journal: heed `JOURNAL_STREAM`, as a daemon under systemd should.
+            clock: Unix time, for the lines on standard error.
+        """
+        self._clock = clock
+        self._in_journal = journal and _is_journal(stderr_fd)
+        self._prefix = f"{host_name()} {program}[{os.getpid()}]: "
+        self._stderr_fd = stderr_fd
+        self._stderr = _Sink("log to standard error", self._write_to_stderr)
+        self._syslog = None if not syslog or self._in_journal else _Sink("log to syslog", _SyslogWriter(program))
+
+    def info(self, text: str) -> None:
+        """Log something that happens in the normal course."""
+        self.log("info", text)
+
+    def warning(self, text: str) -> None:
+        """Log something that somebody should look at when there is time."""
+        self.log("warning", text)
+
+    def error(self, text: str) -> None:
+        """Log a failure."""
+        self.log("error", text)
+
+    def log(self, level: Level, text: str) -> None:
+        """Log `text`, each of its lines as one line of the log."""
+        now = self._clock()
+        for line in text.split("\n"):
+            safe = printable(line)
+            self._stderr.put((now, level, safe))
+            if self._syslog is not None:
+                self._syslog.put((now, level, safe))
+
+    def close(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Write what is queued, waiting at most `seconds` altogether; later lines are dropped."""
+        deadline = time.monotonic() + seconds
+        for sink in (self._stderr, self._syslog):
+            if sink is not None:
+                sink.finish()
+        for sink in (self._stderr, self._syslog):
+            if sink is not None:
+                sink.join(deadline - time.monotonic())
+
+    def _write_to_stderr(self, line: _Line) -> None:
+        logged_at, level, text = line
+        start = f"<{PRIORITIES[level]}>" if self._in_journal else f"{timestamp(logged_at)} {self._prefix}"
+        _write_all(self._stderr_fd, f"{start}{text}\n")
+
+
+def timestamp(unix_seconds: float) -> str:
+    """Write local time as syslog does, whatever the locale: `Nov  2 17:26:06`."""
+    now = time.localtime(unix_seconds)
+    return f"{_MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}"
+
+
+def printable(line: str) -> str:
+    """Escape what a terminal or a log reader could take for a command, and bound the length.
+
+    Control characters become `\\x1b` or `\\u2028`; bytes that were no UTF-8 (surrogate escapes) become `\\xff` again.
+    """
+    cut = line if len(line) <= MAX_LINE_CHARACTERS else line[: MAX_LINE_CHARACTERS - 3] + "..."
+    if cut.isprintable():
+        return cut
+    return "".join(character if character.isprintable() else _escape(ord(character)) for character in cut)
+
+
+def host_name() -> str:
+    """Give this machine's name without its domain, as syslog writes it."""
+    if sys.platform == "win32":
+        name = os.environ.get("COMPUTERNAME", "")
+    else:
+        name = os.uname().nodename
+    return printable(name.split(".")[0]) or "localhost"
+
+
+def hold_standard_descriptors() -> None:
+    """Open the null device in place of a standard descriptor that is closed.
+
+    Otherwise the next socket would get number 2, and the log would be written into a TLS connection. Call it first.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is `descriptor`, since all below it are open by now.
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _is_journal(descriptor: int) -> bool:
+    stream = os.environ.get("JOURNAL_STREAM")
+    if not stream:
+        return False
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
+def _write_all(descriptor: int, line: str) -> None:
+    """Write one line, waiting as long as it takes; runs in the sink's own thread."""
+    data = line.encode("utf-8", "backslashreplace")
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            time.sleep(RETRY_SECONDS)
+
+
+class _SyslogWriter:
+    """Writes to syslog by the standard library's module, imported in the sink's thread when the first line comes."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._opened = False
+
+    def __call__(self, line: _Line) -> None:
+        if sys.platform == "win32":
+            return
+        import syslog  # noqa: PLC0415
+
+        if not self._opened:
+            syslog.openlog(self._program, syslog.LOG_PID, syslog.LOG_DAEMON)
+            self._opened = True
+        _, level, text = line
+        syslog.syslog(PRIORITIES[level], text)
+
+
+class _Sink:
+    """A bounded queue of lines and the thread that writes them."""
+
+    def __init__(self, name: str, write: Callable[[_Line], None]) -> None:
+        self._name = name
+        self._write = write
+        self._lines: deque[_Line] = deque()
+        self._dropped = 0
+        self._finished = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: _Line) -> None:
+        with self._changed:
+            if self._finished:
+                return
+            if len(self._lines) >= MAX_QUEUED_LINES or not self._start():
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._changed.notify()
+
+    def finish(self) -> None:
+        with self._changed:
+            self._finished = True
+            self._changed.notify()
+
+    def join(self, seconds: float) -> None:
+        if self._thread is not None:
+            self._thread.join(max(0.0, seconds))
+
+    def _start(self) -> bool:
+        """Start the thread if it does not run; False where the system gives us none now."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lines and not self._finished:
+                    self._changed.wait()
+                if not self._lines:
+                    return
+                line = self._lines.popleft()
+                dropped, self._dropped = self._dropped, 0
+            if not self._written(line, dropped):
+                with self._changed:
+                    self._dropped += dropped + 1
+
+    def _written(self, line: _Line, dropped: int) -> bool:
+        logged_at, _, _ = line
+        try:
+            if dropped:
+                notice = f"{dropped} lines of this log were dropped: it was blocked, closed or full"
+                self._write((logged_at, "warning", notice))
+            self._write(line)
+        except (OSError, ValueError):
+            return False
+        return True

@@ -6,12 +6,14 @@ from typing import final
 
 
 class PkiError(Exception):
-    """Root of what this floor raises. The text is one line, ready for a log: it names the file, the fault and the cure."""
+    """Root of what this floor raises. The text is one line, ready for a log: it names the file, the fault and the
+    cure."""
 
 
 @final
 class SettingsError(PkiError):
-    """A configuration file cannot be used as it stands. The administrator mends the file; trying again changes nothing."""
+    """A configuration file cannot be used as it stands. The administrator mends the file; trying again changes
+    nothing."""
 
 
 @final
@@ -26,4 +28,5 @@ class DnameError(PkiError, ValueError):
 
 @final
 class PeerRefused(PkiError):
-    """The peer holds a key, but not one that is trusted here. It is not the peer that was meant; another attempt may reach it."""
+    """The peer holds a key, but not one that is trusted here. It is not the peer that was meant; another attempt
+    may reach it."""

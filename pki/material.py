@@ -11,6 +11,14 @@ from typing import Literal, TypeAlias, final
 ExpiredPins: TypeAlias = Literal["accept", "refuse"]
 """What becomes of a pinned certificate whose dates have passed (contract, section 4, "Trust is a pin")."""
 
+EXPIRED_PINS: tuple[ExpiredPins, ...] = ("accept", "refuse")
+"""The words of the configuration, the default first."""
+
+
+def expired_pins(word: str) -> ExpiredPins:
+    """Give the policy that a word of `EXPIRED_PINS` names."""
+    return EXPIRED_PINS[EXPIRED_PINS.index(word)]
+
 
 @final
 @dataclass(frozen=True, slots=True)

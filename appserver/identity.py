@@ -39,6 +39,8 @@ class Service:
         for word in (*self.words, self.instance or ""):
             if "\0" in word:
                 raise ServiceError(f"{word!r:.100} holds a NUL byte, which no command can")
+            if not _is_unicode(word):
+                raise ServiceError(f"{word!r:.100} is not UTF-8: write the command in UTF-8")
 
     @property
     def text(self) -> str:
@@ -65,6 +67,15 @@ class Service:
         if not words or not words[0]:
             raise ServiceError(f"{self.text!r:.200} names no command")
         return tuple(words)
+
+
+def _is_unicode(word: str) -> bool:
+    # Bytes that are not UTF-8 arrive in arguments as lone surrogates, which can neither be sent nor recorded.
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def service_from_words(words: list[str], instance: str | None) -> Service:

@@ -18,7 +18,7 @@ MAX_EXIT_CODE = 0xFFFF_FFFF
 MAX_SIGNAL = 127
 """128 + N must fit into the eight bits of an exit status."""
 
-MAX_TEXT_CHARACTERS = 1000
+MAX_TEXT_CHARACTERS = 250
 """A reason or a name longer than this is cut: a record slot and a message must hold it whatever it says."""
 
 

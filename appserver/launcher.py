@@ -1,0 +1,144 @@
+"""The launcher: forks a waiter for each application, so that none has to load an interpreter of its own.
+
+The server starts one launcher: a fresh interpreter (`-I -S`, own session, nothing inherited, the state directory as working
+directory, standard library only) which gets its orders on descriptor 0, a SOCK_SEQPACKET socket:
+
+    {"launch": RUN}   start the application of the run      →  {"run": RUN, "waiter": PID} or {"run": RUN, "error": TEXT}
+    {"adopt": RUN}    watch a process whose waiter died     →  the same
+
+It ends when the server does. What keeps starts from happening twice: the launcher takes the run's lock *before* it forks, and
+the waiter inherits it. As long as the lock is held somebody is responsible for the run; where it is free, and no process is on
+record, none was executed (see `spawn`). A second launcher could still take an order that the first has not read, so
+each holds `launcher.lock`, and a server makes sure that it is free before it looks at any record.
+
+It is subreaper too, with SIGCHLD ignored: what a killed waiter leaves behind is reaped at once, which is when the kernel tells
+strangers how it ended (see `kernel.outcome_of_stranger`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from appserver.kernel import become_subreaper, set_process_name
+from appserver.procfs import process_stat
+from appserver.records import Records, RunRecord
+from appserver.waiter import run_substitute, run_waiter
+
+assert sys.platform != "win32"
+
+import fcntl  # noqa: E402  (not on Windows)
+
+MAX_ORDER_BYTES = 4096
+LOCK_NAME = "launcher.lock"
+EXIT_LOCKED = 3
+"""Exit code where another launcher holds the lock."""
+
+
+def main() -> NoReturn:
+    """Take orders until the server is gone. Called with the state directory as working directory."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    set_process_name("cmapp-launcher")
+    lock_fd = _take_lock(LOCK_NAME)
+    if lock_fd is None:
+        os._exit(EXIT_LOCKED)
+    stat = process_stat(os.getpid())
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, f"{os.getpid()} {stat.start_ticks if stat else 0}\n".encode(), 0)
+    with contextlib.suppress(OSError):
+        become_subreaper()
+    orders = socket.socket(fileno=0)
+    environment = _initial_environment()
+    gc.collect()
+    gc.disable()
+    gc.freeze()  # so that no collection in a waiter touches, and thereby copies, the memory that all share
+    orders.send(b'{"ready": true}')
+    while order := orders.recv(MAX_ORDER_BYTES):
+        reply = _obey(json.loads(order), environment, (orders.fileno(), lock_fd))
+        with contextlib.suppress(OSError):
+            orders.send(json.dumps(reply).encode())
+    os._exit(0)
+
+
+def _obey(order: dict[str, str], environment: dict[bytes, bytes], not_for_waiter: tuple[int, ...]) -> dict[str, object]:
+    (verb, run_id), *_ = order.items()
+    record = Records(".").get(run_id)
+    lock_fd = listener = None
+    try:
+        lock_fd = _take_lock(record.file("lock"))
+        if lock_fd is None:
+            return {"run": run_id, "error": "a waiter lives already"}
+        listener = _listen(record.file("control"))
+        pid = os.fork()
+        if pid == 0:
+            _become_waiter(verb, record, listener, environment, not_for_waiter)
+        return {"run": run_id, "waiter": pid}
+    except OSError as error:
+        return {"run": run_id, "error": f"cannot make a waiter: {error.strerror or error} (errno:{error.errno})"}
+    finally:
+        if lock_fd is not None:
+            os.close(lock_fd)
+        if listener is not None:
+            listener.close()
+
+
+def _become_waiter(
+    verb: str,
+    record: RunRecord,
+    listener: socket.socket,
+    environment: dict[bytes, bytes],
+    not_for_waiter: tuple[int, ...],
+) -> NoReturn:
+    try:
+        for fd in not_for_waiter:
+            os.close(fd)
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        set_process_name("cmapp-waiter")
+        if verb == "adopt":
+            run_substitute(record, listener)
+        become_subreaper()
+        run_waiter(record, listener, environment)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _take_lock(path: str) -> int | None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _listen(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(path)  # relative to the state directory: a socket's path may have 107 bytes only
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _initial_environment() -> dict[bytes, bytes]:
+    # As the server gave it: the interpreter may since have set LC_CTYPE for itself, which is no business of applications.
+    with open("/proc/self/environ", "rb") as file:
+        pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if b"=" in entry)
+        return {name: value for name, _, value in pairs}

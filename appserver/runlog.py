@@ -1,0 +1,113 @@
+"""The output of one run: a file that never blocks the application and stays within its bound.
+
+The application holds the file open for appending, perhaps in many processes, so it can be neither renamed away nor replaced.
+When it has grown past the bound, the newest half of the bound is copied to the front and the rest cut off. The order of
+lines is kept; what is written between the last copy and the cut is lost, which is the price of a bound.
+
+Standard library only; the waiter trims, the server reads the tail and prunes.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import os
+import re
+import time
+
+from appserver.identity import Service
+
+MIN_LOG_BYTES = 4096
+"""The smallest bound that leaves room for the line that says what was trimmed."""
+
+KEPT_LOGS = 5
+"""Logs kept of each service, the running one included: enough to see the last crashes, bounded whatever restarts."""
+
+MAX_TAIL_BYTES = 8 * 1024
+"""The contract's bound of what a manager shows of a run's output."""
+
+_COPY_BYTES = 256 * 1024
+_MAX_NAME_CHARACTERS = 40
+
+
+def log_name_prefix(service: Service, executable: str) -> str:
+    """Give the part of the log file's name that all runs of one service share: the program's name and a digest of the identity."""
+    identity = "\0".join((service.form, service.instance or "", *service.words))
+    digest = f"{binascii.crc32(identity.encode()):08x}"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(executable))[:_MAX_NAME_CHARACTERS].lstrip(".") or "run"
+    return f"{name}-{digest}."
+
+
+def log_path(log_dir: str, service: Service, executable: str, run_id: str) -> str:
+    """Name the log of a run: `LOG_DIR/PROGRAM-DIGEST.TIME.RUN.log`; names of one service sort by the time (UTC) of their start."""
+    seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{fraction // 1000:06}Z"
+    return os.path.join(log_dir, f"{log_name_prefix(service, executable)}{stamp}.{run_id[:8]}.log")
+
+
+def prune(path: str, keep: int = KEPT_LOGS) -> None:
+    """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain. Failures are ignored."""
+    directory, name = os.path.split(path)
+    prefix = name.rsplit(".", 3)[0] + "."
+    with contextlib.suppress(OSError):
+        logs = sorted(entry for entry in os.listdir(directory) if entry.startswith(prefix) and entry.endswith(".log"))
+        for old in logs[:-keep]:
+            os.unlink(os.path.join(directory, old))
+
+
+def open_log(path: str) -> int:
+    """Open the log of a run for appending, 0600 from its first byte. Raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def trim(path: str, max_bytes: int) -> bool:
+    """Cut the log at `path` down to its newest half if it is larger than `max_bytes`; tell whether it was.
+
+    Raises OSError. A crash in the middle leaves a log with its lines out of order, never a larger one.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size <= max_bytes:
+            return False
+        source = _start_of_line(fd, size - max_bytes // 2, size)
+        marker = b"[%d bytes of output trimmed]\n" % source
+        end = os.pwrite(fd, marker, 0)
+        while data := os.pread(fd, _COPY_BYTES, source):
+            source += len(data)
+            end += os.pwrite(fd, data, end)
+            if end >= max_bytes:
+                break
+        os.ftruncate(fd, end)
+        return True
+    finally:
+        os.close(fd)
+
+
+def tail(path: str, lines: int) -> list[str]:
+    """Read the last `lines` lines of a log, `MAX_TAIL_BYTES` at most; bytes that are not UTF-8 are shown escaped.
+
+    A log that cannot be read has no lines.
+    """
+    if lines <= 0:
+        return []
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - MAX_TAIL_BYTES)
+            file.seek(start)
+            data = file.read(MAX_TAIL_BYTES)
+    except OSError:
+        return []
+    found = data.split(b"\n")
+    if not found[-1]:
+        found.pop()
+    if start and len(found) > 1:
+        del found[0]
+    return [line.decode("utf-8", "backslashreplace") for line in found[-lines:]]
+
+
+def _start_of_line(fd: int, position: int, size: int) -> int:
+    ahead = os.pread(fd, min(_COPY_BYTES, size - position), position)
+    newline = ahead.find(b"\n")
+    return position + newline + 1 if newline >= 0 else position

@@ -1,0 +1,385 @@
+"""The table of services: who gets what, when. Pure: no clock, no process, no network, nothing awaits.
+
+Every method takes what was asked or what happened and returns the *effects* that follow, in order; the supervisor carries them
+out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING where somebody asked for a stop. The rules (contract, section 1):
+
+- A service runs once. Asking for one that runs, or is being started, joins it; one that is being stopped is waited for.
+- A run has an id. Asking again with the same id leads to the same run, also after its end. An id that led to a run of another
+  id (attach) is that run's *alias* from then on.
+- Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree lives.
+- An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is kept,
+  older ones as long as nobody has acknowledged them or somebody still watches, `MAX_KEPT_OUTCOMES` in all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+from appserver.identity import Service
+from appserver.outcome import Lost, Outcome
+from appserver.records import Survivors
+
+MAX_KEPT_OUTCOMES = 1000
+"""The contract's bound; a record takes three pages on disk."""
+
+Watcher: TypeAlias = Hashable
+_EntryTest: TypeAlias = "Callable[[tuple[Watcher, str, Terms]], bool]"
+
+
+class Phase(enum.Enum):
+    """Where a run stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a manager wants for a run that it starts or attaches to; the last one that asks decides."""
+
+    survivors: Survivors = "leave"
+    stop_timeout_seconds: float = 30.0
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Run:
+    """One run of a service. Read it freely; only the table changes it.
+
+    `clearing` says that the run has ended but what is left of its tree is still being stopped.
+    """
+
+    run_id: str
+    service: Service
+    phase: Phase = Phase.STARTING
+    pid: int | None = None
+    start_ticks: int | None = None
+    started_at: float | None = None
+    started_monotonic: float | None = None
+    log_path: str | None = None
+    outcome: Outcome | None = None
+    collected: bool = False
+    clearing: bool = False
+    watchers: dict[Watcher, None] = field(default_factory=dict)
+    stop_askers: dict[Watcher, None] = field(default_factory=dict)
+    waiting: list[tuple[Watcher, str, Terms]] = field(default_factory=list)
+    previous: tuple[str, Outcome] | None = None
+    starter: Watcher | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start the run."""
+
+    run_id: str
+    service: Service
+    terms: Terms
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OrderStop:
+    """Have the run stopped, and say `stop_accepted` once that is certain."""
+
+    run_id: str
+    by: str
+    timeout_seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SetTerms:
+    """Tell whoever watches the process what to do with survivors."""
+
+    run_id: str
+    terms: Terms
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NoteAlias:
+    """Put an alias on record."""
+
+    alias: str
+    run_id: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NoteCollected:
+    """Put on record that a manager has the outcome."""
+
+    run_id: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Remove the record of a run."""
+
+    run_id: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TellRunning:
+    """Tell a watcher that its run runs; `previous` is an outcome that nobody had collected."""
+
+    watcher: Watcher
+    run: Run
+    attached: bool
+    previous: tuple[str, Outcome] | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TellStopping:
+    """Tell a watcher that the stop will be completed."""
+
+    watcher: Watcher
+    run_id: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TellEnded:
+    """Tell a watcher how its run ended."""
+
+    watcher: Watcher
+    run_id: str
+    outcome: Outcome
+    log_path: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TellRefused:
+    """Tell a watcher that its run will not be started; `code` is one of the wire protocol."""
+
+    watcher: Watcher
+    code: str
+    text: str
+
+
+Effect: TypeAlias = (
+    Launch
+    | OrderStop
+    | SetTerms
+    | NoteAlias
+    | NoteCollected
+    | Forget
+    | TellRunning
+    | TellStopping
+    | TellEnded
+    | TellRefused
+)
+
+
+@final
+class Services:
+    """The table. `max_processes` bounds the runs that have not ended."""
+
+    def __init__(self, max_processes: int) -> None:
+        self.max_processes = max_processes
+        self._runs: dict[str, Run] = {}
+        self._aliases: dict[str, str] = {}
+        self._current: dict[Service, Run] = {}
+        """For each service the run that stands in the way of another start: not ended, or ended and clearing."""
+        self._ended: dict[str, Run] = {}
+        """Ended runs, oldest first."""
+
+    def find(self, run_id: str) -> Run | None:
+        """Find the run that an id, or an alias, means."""
+        return self._runs.get(self._aliases.get(run_id, run_id))
+
+    def active(self) -> list[Run]:
+        """List the runs that have not ended."""
+        return [run for run in self._runs.values() if run.phase is not Phase.ENDED]
+
+    def restore(self, run: Run, aliases: Iterable[str] = ()) -> list[Effect]:
+        """Take in a run found on disk; call it in the order of their making."""
+        self._runs[run.run_id] = run
+        self._aliases.update((alias, run.run_id) for alias in aliases)
+        if run.phase is Phase.ENDED:
+            self._ended[run.run_id] = run
+        if run.phase is not Phase.ENDED or run.clearing:
+            self._current[run.service] = run
+        return self._drop_old()
+
+    def ask_run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> list[Effect]:
+        """A manager wants `service` to run, as run `run_id` unless it runs already."""
+        known = self.find(run_id)
+        if known is not None:
+            if known.service != service:
+                return [TellRefused(watcher, "bad-service", f"run {run_id} is one of {known.service.describe()}")]
+            return self._join(known, watcher, terms)
+        current = self._current.get(service)
+        if current is not None:
+            if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_askers:
+                self._aliases[run_id] = current.run_id
+                return [NoteAlias(run_id, current.run_id), *self._join(current, watcher, terms)]
+            current.waiting = [entry for entry in current.waiting if entry[1] != run_id]
+            current.waiting.append((watcher, run_id, terms))
+            return []
+        return self._begin(watcher, run_id, service, terms)
+
+    def ask_watch(self, watcher: Watcher, run_id: str, terms: Terms) -> list[Effect]:
+        """A manager comes back for a run that it knows to exist. Nothing is started."""
+        run = self.find(run_id)
+        if run is None:
+            return [TellEnded(watcher, run_id, Lost("this guest knows nothing of the run: it was rebooted, or lost its state"))]
+        return self._join(run, watcher, terms)
+
+    def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
+        """A manager wants a run stopped."""
+        run = self.find(run_id)
+        if run is None:
+            self._drop_waiting(lambda entry: entry[1] == run_id)
+            return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
+        if run.phase is Phase.ENDED:
+            return self._join(run, watcher, None)
+        run.watchers[watcher] = None
+        run.stop_askers[watcher] = None
+        if run.phase is Phase.RUNNING:
+            run.phase = Phase.STOPPING
+        return [OrderStop(run.run_id, by, timeout_seconds)]
+
+    def acknowledge(self, run_id: str) -> list[Effect]:
+        """A manager has the outcome of a run."""
+        run = self.find(run_id)
+        if run is None or run.phase is not Phase.ENDED:
+            return []
+        effects: list[Effect] = [] if run.collected else [NoteCollected(run.run_id)]
+        run.collected = True
+        return effects + self._drop_old()
+
+    def leave(self, watcher: Watcher) -> list[Effect]:
+        """A manager is gone. What it watches goes on; a start that it only waited for is not made."""
+        for run in self._runs.values():
+            run.watchers.pop(watcher, None)
+            run.stop_askers.pop(watcher, None)
+        self._drop_waiting(lambda entry: entry[0] == watcher)
+        return self._drop_old()
+
+    def started(
+        self, run_id: str, pid: int, start_ticks: int | None, started_at: float | None, started_monotonic: float | None
+    ) -> list[Effect]:
+        """The application of a run executes."""
+        run = self._runs[run_id]
+        run.pid, run.start_ticks = pid, start_ticks
+        run.started_at, run.started_monotonic = started_at, started_monotonic
+        if run.phase is not Phase.STARTING:
+            return []
+        run.phase = Phase.STOPPING if run.stop_askers else Phase.RUNNING
+        return [self._running(run, watcher) for watcher in run.watchers]
+
+    def not_started(self, run_id: str, code: str, text: str) -> list[Effect]:
+        """A run cannot be started: everybody who waited for it is told, and it is forgotten."""
+        run = self._runs[run_id]
+        told: list[Effect] = [TellRefused(watcher, code, text) for watcher in run.watchers]
+        return [*told, *self._forget(run), *self._begin_waiting(run)]
+
+    def stop_accepted(self, run_id: str) -> list[Effect]:
+        """The stop of a run is in hands that will complete it."""
+        run = self._runs.get(run_id)
+        if run is None or run.phase is Phase.ENDED:
+            return []
+        if run.phase is Phase.RUNNING:
+            run.phase = Phase.STOPPING
+        askers, run.stop_askers = list(run.stop_askers), {}
+        return [TellStopping(watcher, run_id) for watcher in askers]
+
+    def ended(self, run_id: str, outcome: Outcome, *, gone: bool, stopping: bool) -> list[Effect]:
+        """The main process of a run has ended; or, told again with `gone`, nobody of its tree lives any more.
+
+        `stopping` says that what is left of the tree is being stopped.
+        """
+        run = self._runs.get(run_id)
+        if run is None:
+            return []
+        if run.phase is Phase.ENDED:
+            run.clearing = run.clearing and not gone
+            return [] if run.clearing else self._begin_waiting(run)
+        run.outcome = outcome
+        if run.phase is Phase.STOPPING and not gone:
+            return []
+        run.phase = Phase.ENDED
+        run.clearing = stopping and not gone
+        self._ended[run_id] = run
+        told: list[Effect] = [TellEnded(watcher, run_id, outcome, run.log_path) for watcher in run.watchers]
+        begun = [] if run.clearing else self._begin_waiting(run)
+        return [*told, *begun, *self._drop_old()]
+
+    def _begin(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> list[Effect]:
+        running = len(self.active())
+        if running >= self.max_processes:
+            text = f"{running} processes run already and no more than {self.max_processes} may: {service.describe()} was not started"
+            return [TellRefused(watcher, "limit", text)]
+        run = Run(run_id, service, starter=watcher, previous=self._uncollected(service))
+        run.watchers[watcher] = None
+        self._runs[run_id] = run
+        self._current[service] = run
+        return [Launch(run_id, service, terms)]
+
+    def _begin_waiting(self, ended: Run) -> list[Effect]:
+        if self._current.get(ended.service) is ended:
+            del self._current[ended.service]
+        waiting, ended.waiting = ended.waiting, []
+        effects: list[Effect] = []
+        for watcher, run_id, terms in waiting:
+            effects += self.ask_run(watcher, run_id, ended.service, terms)
+        return effects
+
+    def _join(self, run: Run, watcher: Watcher, terms: Terms | None) -> list[Effect]:
+        if run.phase is Phase.ENDED and run.outcome is not None:
+            return [TellEnded(watcher, run.run_id, run.outcome, run.log_path)]
+        run.watchers[watcher] = None
+        effects: list[Effect] = [] if run.phase is Phase.STARTING else [self._running(run, watcher)]
+        if terms is not None and run.phase is not Phase.STOPPING:
+            effects.append(SetTerms(run.run_id, terms))
+        return effects
+
+    @staticmethod
+    def _running(run: Run, watcher: Watcher) -> TellRunning:
+        if watcher == run.starter:
+            return TellRunning(watcher, run, attached=False, previous=run.previous)
+        return TellRunning(watcher, run, attached=True)
+
+    def _uncollected(self, service: Service) -> tuple[str, Outcome] | None:
+        for run in reversed(self._ended.values()):
+            if run.service == service:
+                return (run.run_id, run.outcome) if run.outcome is not None and not run.collected else None
+        return None
+
+    def _drop_waiting(self, matches: _EntryTest) -> None:
+        for run in self._current.values():
+            run.waiting = [entry for entry in run.waiting if not matches(entry)]
+
+    def _drop_old(self) -> list[Effect]:
+        last = {run.service: run for run in self._ended.values()}
+        effects: list[Effect] = []
+        droppable = [run for run in self._ended.values() if not run.clearing]
+        for run in droppable:
+            if run.collected and not run.watchers and last[run.service] is not run:
+                effects += self._forget(run)
+        excess = len(self._ended) - MAX_KEPT_OUTCOMES
+        if excess > 0:
+            droppable = [run for run in droppable if run.run_id in self._ended]
+            droppable.sort(key=lambda run: (last[run.service] is run, not run.collected))
+            for run in droppable[:excess]:
+                effects += self._forget(run)
+        return effects
+
+    def _forget(self, run: Run) -> list[Effect]:
+        del self._runs[run.run_id]
+        self._ended.pop(run.run_id, None)
+        for alias in [alias for alias, target in self._aliases.items() if target == run.run_id]:
+            del self._aliases[alias]
+        return [Forget(run.run_id)]

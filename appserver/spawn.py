@@ -1,0 +1,127 @@
+"""Start the application: fork, wait until its pid is on record, execute.
+
+The child waits between fork and exec until its parent has recorded its pid. So an application never runs unrecorded: a waiter
+killed before the record leaves a child that ends without having executed anything, and the start may be tried again; one
+killed after it leaves a pid that can be found. Standard library only; runs in the waiter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+assert sys.platform != "win32"
+
+_MAX_ERRNO_DIGITS = 10
+
+_REFUSALS = {
+    errno.ENOENT: ("no-such-command", "there is no such command, or its interpreter is missing"),
+    errno.ENOTDIR: ("no-such-command", "a part of the path is not a directory"),
+    errno.EACCES: ("not-executable", "permission denied"),
+    errno.ENOEXEC: ("start-failed", "it is neither a binary of this machine nor a script with a #! line"),
+}
+
+
+class SpawnError(Exception):
+    """The application could not be executed; `code` is the refusal's code on the wire."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def spawn(
+    executable: str,
+    argv: Sequence[str],
+    environment: Mapping[bytes, bytes],
+    log_fd: int,
+    record: Callable[[int], None],
+) -> int:
+    """Start an application in its own session and return its pid once it executes.
+
+    It gets the null device as standard input, `log_fd` as output, working directory `/`, default signal dispositions, an empty
+    signal mask, umask 022, `oom_score_adj` 0 and no other descriptor (contract, section 2). `record` is called with the pid
+    before anything is executed; an exception of it is passed on and nothing is executed.
+
+    Raises SpawnError where it cannot be forked or executed.
+    """
+    go_read, go_write = os.pipe()
+    error_read, error_write = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        _close(go_read, go_write, error_read, error_write)
+        raise SpawnError("start-failed", f"cannot fork: {error.strerror}") from error
+    if pid == 0:
+        _become_application(executable, argv, environment, log_fd, go_read, go_write, error_write)
+    _close(go_read, error_write)
+    try:
+        record(pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(go_write, b"!")
+        os.close(go_write)
+        go_write = -1
+        report = os.read(error_read, _MAX_ERRNO_DIGITS)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _close(error_read, *([go_write] if go_write >= 0 else []))
+    if report:
+        os.waitpid(pid, 0)
+        raise _spawn_error(executable, int(report))
+    return pid
+
+
+def _become_application(
+    executable: str,
+    argv: Sequence[str],
+    environment: Mapping[bytes, bytes],
+    log_fd: int,
+    go_read: int,
+    go_write: int,
+    error_write: int,
+) -> None:
+    # In the child: nothing may return or raise from here.
+    try:
+        os.close(go_write)
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log_fd, 1)
+        os.dup2(log_fd, 2)
+        os.umask(0o022)
+        os.chdir("/")
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+        _reset_signals()
+        if os.read(go_read, 1):
+            os.execve(executable, argv, environment)  # noqa: S606  (no shell: that is the promise)
+    except OSError as error:
+        os.write(error_write, str(error.errno).encode())
+    finally:
+        os._exit(127)
+
+
+def _reset_signals() -> None:
+    for number in signal.valid_signals():
+        if number not in {signal.SIGKILL, signal.SIGSTOP}:
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _spawn_error(executable: str, number: int) -> SpawnError:
+    if number in {errno.EACCES, errno.EISDIR} and os.path.isdir(executable):
+        return SpawnError("is-a-directory", f"{executable!r} is a directory, a command was expected")
+    code, text = _REFUSALS.get(number, ("start-failed", os.strerror(number)))
+    return SpawnError(code, f"{executable!r} cannot be executed: {text} (errno:{number})")
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,8 +1,9 @@
 """Messages to lines of JSON and back.
 
 Every message is one JSON object, tagged by `type`, in UTF-8, ended by a newline, at most `MAX_MESSAGE_BYTES` long.
-What is sent is held to the rules for what is received: `encode` reads back what it made, so that no peer has to refuse
-a line of ours. Unknown fields are ignored and an absent optional field means null, so that a newer peer can talk to an older one.
+What is sent is held to the rules for what is received: `encode` reads back what it made, so that no peer has to
+refuse a line of ours. Unknown fields are ignored and an absent optional field means null, so that a newer peer can
+talk to an older one.
 
 The standard library's `json`, not msgspec: measured, msgspec takes 20 ms to import and `json` 7, and a manager starts
 for every application at once when a package starts.

@@ -1,18 +1,18 @@
 """The wire protocol of both ends, without I/O: bytes in, messages out, and the other way round (contract, section 5).
 
 A `Connection` stands for one TLS connection as one end sees it, and follows both ends' states. It knows no socket, no
-clock and no task. Its user loops: `next_event()`; on `NEED_DATA` read some bytes and give them to `receive_data()`; on
-`CLOSED` leave. To speak, write what `send()` returns.
+clock and no task. Its user loops: `next_event()`; on `NEED_DATA` read some bytes and give them to `receive_data()`;
+on `CLOSED` leave. To speak, write what `send()` returns.
 
 Each end is in one of five states. START: nothing said yet. GREETED: the server has spoken. OPEN: the manager has said
-hello, and from then on both say what they like. DONE: that end has taken its leave. ERROR: that end broke the rules; for good.
-`_TRANSITIONS` is the whole of it: what is not in the table is out of order. The ends are followed one by one, because
-their words cross on the wire: a server that has said goodbye may still receive a poll.
+hello, and from then on both say what they like. DONE: that end has taken its leave. ERROR: that end broke the rules;
+for good. `_TRANSITIONS` is the whole of it: what is not in the table is out of order. The ends are followed one by
+one, because their words cross on the wire: a server that has said goodbye may still receive a poll.
 
-Two kinds of mistake, told apart by type: `ProtocolError` is the peer's, `LocalProtocolError` is ours. After either, the
-end that made it is in ERROR, and every further call about it raises again. A server whose peer erred sends one last `Error`
-and closes; a manager just closes. A value that no message can hold (`MessageError`) is found before anything is sent
-and leaves the states as they were.
+Two kinds of mistake, told apart by type: `ProtocolError` is the peer's, `LocalProtocolError` is ours. After either,
+the end that made it is in ERROR, and every further call about it raises again. A server whose peer erred sends one
+last `Error` and closes; a manager just closes. A value that no message can hold (`MessageError`) is found before
+anything is sent and leaves the states as they were.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from appserver.messages import (
 VERSIONS: Final = (1,)
 """Protocol versions that this release speaks, the best last."""
 
-DEFAULT_PORT: Final = 5315
+SOFTWARE_VERSION: Final = "0.1.0"
+"""The release, for greetings and `--version`. A test holds it to the package's metadata, which take 20 ms to read."""
 
 Role = Literal["manager", "server"]
 

@@ -1,14 +1,14 @@
 """The log of both programs: lines on standard error, and syslog, neither of which can hold its caller up.
 
-Standard error is the package log on the host: a pipe that may be full, a file on a full disk, a terminal that was closed.
-Syslog may be a socket whose daemon hangs. Whatever they do must not delay a program nor alter its exit status (contract,
-section 1). So each sink is a thread of its own behind a queue of `MAX_QUEUED_LINES`: a full queue drops lines and the next
-one that passes says how many. Leaving waits `FLUSH_SECONDS` at most for what is queued. The threads are daemons, so that a
-write that never returns does not keep the program alive.
+Standard error is the package log on the host: a pipe that may be full, a file on a full disk, a terminal that was
+closed. Syslog may be a socket whose daemon hangs. Whatever they do must not delay a program nor alter its exit status
+(contract, section 1). So each sink is a thread of its own behind a queue of `MAX_QUEUED_LINES`: a full queue drops
+lines and the next one that passes says how many. Leaving waits `FLUSH_SECONDS` at most for what is queued. The
+threads are daemons, so that a write that never returns does not keep the program alive.
 
-Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is the
-journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has the
-time, and hands on to syslog by itself.
+Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is
+the journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has
+the time, and hands on to syslog by itself.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def timestamp(unix_seconds: float) -> str:
 
 
 def printable(line: str) -> str:
-    """Escape what a terminal or a log reader could take for a command, and bound the length.
+    r"""Escape what a terminal or a log reader could take for a command, and bound the length.
 
-    Control characters become `\\x1b` or `\\u2028`; bytes that were no UTF-8 (surrogate escapes) become `\\xff` again.
+    Control characters become `\x1b` or `\u2028`; bytes that were no UTF-8 (surrogate escapes) become `\xff` again.
     """
     cut = line if len(line) <= MAX_LINE_CHARACTERS else line[: MAX_LINE_CHARACTERS - 3] + "..."
     if cut.isprintable():
@@ -188,7 +188,7 @@ class _SyslogWriter:
     def __call__(self, line: _Line) -> None:
         if sys.platform == "win32":
             return
-        import syslog  # noqa: PLC0415
+        import syslog
 
         if not self._opened:
             syslog.openlog(self._program, syslog.LOG_PID, syslog.LOG_DAEMON)

@@ -17,9 +17,6 @@ import time
 
 from appserver.identity import Service
 
-MIN_LOG_BYTES = 4096
-"""The smallest bound that leaves room for the line that says what was trimmed."""
-
 KEPT_LOGS = 5
 """Logs kept of each service, the running one included: enough to see the last crashes, bounded whatever restarts."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final
 
 from appserver.identity import Service
 from appserver.outcome import Lost, Outcome
@@ -25,8 +25,13 @@ from appserver.records import Survivors
 MAX_KEPT_OUTCOMES = 1000
 """The contract's bound; a record takes three pages on disk."""
 
-Watcher: TypeAlias = Hashable
-_EntryTest: TypeAlias = "Callable[[tuple[Watcher, str, Terms]], bool]"
+
+class Watcher(Hashable, Protocol):
+    """A manager's session, as far as services care."""
+
+    def tell(self, what: Tell, /) -> None:
+        """Take what has happened; neither awaits nor raises."""
+
 
 
 class Phase(enum.Enum):
@@ -168,18 +173,9 @@ class TellRefused:
     text: str
 
 
-Effect: TypeAlias = (
-    Launch
-    | OrderStop
-    | SetTerms
-    | NoteAlias
-    | NoteCollected
-    | Forget
-    | TellRunning
-    | TellStopping
-    | TellEnded
-    | TellRefused
-)
+Tell: TypeAlias = TellRunning | TellStopping | TellEnded | TellRefused
+Effect: TypeAlias = Launch | OrderStop | SetTerms | NoteAlias | NoteCollected | Forget | Tell
+_EntryTest: TypeAlias = Callable[[tuple[Watcher, str, Terms]], bool]
 
 
 @final

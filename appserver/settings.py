@@ -1,5 +1,6 @@
 """What `cmappserver` is configured with: its file, the command line over it, and the defaults under it (contract,
-section 3)."""
+section 3).
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 assert sys.platform != "win32"
 
@@ -36,7 +36,7 @@ class SpawnError(Exception):
 
 def spawn(
     executable: str,
-    argv: Sequence[str],
+    argv: tuple[str, ...],
     environment: Mapping[bytes, bytes],
     log_fd: int,
     record: Callable[[int], None],
@@ -79,7 +79,7 @@ def spawn(
 
 def _become_application(
     executable: str,
-    argv: Sequence[str],
+    argv: tuple[str, ...],
     environment: Mapping[bytes, bytes],
     log_fd: int,
     go_read: int,

@@ -1,0 +1,221 @@
+"""The server's end of a waiter: follow one run from its start, or from where a former server left it, to its end.
+
+The record is the event. A follower reads the state, tells it, and waits for the waiter's nudge to read it again. When the
+waiter is gone it reads once more, and then the lock and the state say what to do:
+
+    the tree is gone                    the run is over
+    nothing was executed                launch it (again)
+    the main process lives              a substitute waiter adopts it
+    it does not, and no outcome stands  ask the kernel, through a pidfd that was opened while it lived; else it is lost
+
+A process just started and one found again after a restart take the same path. Orders (stop, terms) are kept until the waiter
+has confirmed them, and given again to each waiter that takes over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import final
+
+import trio
+
+from appserver.kernel import outcome_of_stranger
+from appserver.launching import Launching, LaunchError
+from appserver.outcome import Account, Lost
+from appserver.procfs import is_same_process
+from appserver.records import DamagedRecordError, RecordError, RunRecord, State, StateFile
+from appserver.services import Terms
+
+assert sys.platform != "win32"
+
+WAITER_END_SECONDS = 5.0
+"""A waiter that has hung up ends within a millisecond; only one that was stopped by a debugger takes longer."""
+
+RETRY_SECONDS = 0.1
+"""Pause before a waiter that holds its lock but cannot be reached is tried again."""
+
+ADOPT_RETRY_SECONDS = 2.0
+"""Pause before another substitute is asked for where the launcher could not make one."""
+
+_MAX_EVENT_BYTES = 4096
+
+
+@final
+class Follower:
+    """Follows one run. `changed` is called with each new state, `stopping` when a stop is certain to be completed."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        launching: Launching,
+        *,
+        changed: Callable[[State], None],
+        stopping: Callable[[], None],
+    ) -> None:
+        self._record = record
+        self._launching = launching
+        self._changed = changed
+        self._stopping = stopping
+        self._connection: socket.socket | None = None
+        self._stop: dict[str, object] | None = None
+        self._terms: dict[str, object] | None = None
+        self._pidfd: int | None = None
+        self._told: State | None = None
+
+    def order_stop(self, by: str, timeout_seconds: float) -> None:
+        """Have the tree stopped; of several orders the shortest time wins."""
+        self._stop = {"order": "stop", "by": by, "timeout_seconds": timeout_seconds}
+        self._send(self._stop)
+
+    def set_terms(self, terms: Terms) -> None:
+        """Say what becomes of survivors."""
+        seconds = terms.stop_timeout_seconds
+        self._terms = {"order": "survivors", "policy": terms.survivors, "stop_timeout_seconds": seconds}
+        self._send(self._terms)
+
+    async def follow(self) -> None:
+        """Follow the run until nobody of its tree lives. Cancelled, it lets go of the run, which goes on.
+
+        Raises LaunchError where the run could not be started, DamagedRecordError where its state cannot be read.
+        """
+        try:
+            while True:
+                if self._look().gone:
+                    return
+                if not await self._listen() and not self._launching.is_watched(self._record.run_id):
+                    # Look again: a waiter may have finished between the look and the lock.
+                    state = self._look()
+                    if state.gone:
+                        return
+                    if await self._replace_waiter(state):
+                        return
+        finally:
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+
+    def _look(self) -> State:
+        state = self._record.read_state()
+        if self._pidfd is None and state.phase == "running" and state.pid is not None and state.start_ticks is not None:
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(state.pid)
+                if not is_same_process(state.pid, state.start_ticks):
+                    os.close(self._pidfd)
+                    self._pidfd = None
+        if state != self._told:
+            self._told = state
+            self._changed(state)
+        return state
+
+    async def _listen(self) -> bool:
+        """Hear the waiter out; False where there was none to be reached."""
+        try:
+            connection = self._connect()
+        except OSError:
+            await trio.sleep(RETRY_SECONDS if self._launching.is_watched(self._record.run_id) else 0)
+            return False
+        pidfd = None
+        try:
+            self._connection = connection
+            for order in (self._terms, self._stop):
+                if order is not None:
+                    self._send(order)
+            while event := await self._receive(connection):
+                if "pid" in event and pidfd is None:
+                    with contextlib.suppress(OSError):
+                        pidfd = os.pidfd_open(int(str(event["pid"])))
+                if event.get("event") == "stopping":
+                    self._stop = None
+                    self._stopping()
+                self._look()
+            if pidfd is not None:
+                with trio.move_on_after(WAITER_END_SECONDS):
+                    await trio.lowlevel.wait_readable(pidfd)
+            return pidfd is not None
+        finally:
+            self._connection = None
+            for fd in (connection.detach(), pidfd):
+                if fd is not None:
+                    trio.lowlevel.notify_closing(fd)
+                    os.close(fd)
+
+    def _connect(self) -> socket.socket:
+        # A socket's path may have 107 bytes only; the run's directory may lie deeper than that.
+        directory = os.open(self._record.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.setblocking(False)
+            connection.connect(f"/proc/self/fd/{directory}/control")
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            os.close(directory)
+        return connection
+
+    @staticmethod
+    async def _receive(connection: socket.socket) -> dict[str, object] | None:
+        while True:
+            try:
+                data = connection.recv(_MAX_EVENT_BYTES)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(connection)
+                continue
+            except OSError:
+                return None
+            if not data:
+                return None
+            event: dict[str, object] = json.loads(data)
+            return event
+
+    def _send(self, order: dict[str, object]) -> None:
+        # One that cannot be delivered is given again to the next waiter: `_listen` does so on each new connection.
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.send(json.dumps(order).encode())
+
+    async def _replace_waiter(self, state: State) -> bool:
+        """Find the run another waiter; True where there is nothing left to wait for, which has been told then."""
+        if state.phase == "ended":
+            # Its waiter died while it waited for survivors: they are nobody's now, the outcome stands.
+            self._conclude(replace(state, gone=True))
+            return True
+        if state.pid is None or state.start_ticks is None:
+            await self._launching.order("launch", self._record.run_id)
+        elif is_same_process(state.pid, state.start_ticks):
+            try:
+                await self._launching.order("adopt", self._record.run_id)
+            except LaunchError:
+                await trio.sleep(ADOPT_RETRY_SECONDS)
+        else:
+            self._conclude(self._epitaph(state, state.pid, state.start_ticks))
+            return True
+        return False
+
+    def _epitaph(self, state: State, pid: int, start_ticks: int) -> State:
+        known = outcome_of_stranger(self._pidfd, pid, start_ticks) if self._pidfd is not None else None
+        ran = time.monotonic() - state.started_monotonic if state.started_monotonic is not None else None
+        by = state.stop.by if state.stop else None
+        account = Account(ended_at=time.time(), ran_seconds=ran and round(ran, 3), stopped_by=by)
+        outcome = known or Lost("its waiter was killed, and nobody else saw how it ended")
+        return replace(state, phase="ended", outcome=replace(outcome, account=account), gone=True)
+
+    def _conclude(self, state: State) -> None:
+        """Write what the waiter cannot write any more; told even where it cannot be written."""
+        try:
+            file = StateFile(self._record)
+            try:
+                file.write(state)
+            finally:
+                file.close()
+        except (RecordError, DamagedRecordError):
+            pass
+        if state != self._told:
+            self._told = state
+            self._changed(state)

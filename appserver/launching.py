@@ -1,0 +1,194 @@
+"""The server's end of the launcher: start it, start another when it dies, give it orders.
+
+An order whose launcher died before it answered is of unknown fate. Whoever was responsible for the run holds its lock (see
+`launcher`), so once the launcher is dead the lock tells: held, a waiter lives and the order was carried out; free, nothing was
+started and the next launcher may try again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import final
+
+import trio
+
+from appserver.records import Records
+from appserver.report import Report
+from appserver.signalling import signal_process
+
+assert sys.platform != "win32"
+
+import fcntl  # noqa: E402  (not on Windows)
+
+READY_SECONDS = 20
+"""A fresh interpreter is ready in 50 ms; on a guest that swaps, in seconds."""
+
+ANSWER_SECONDS = 20
+"""A fork takes a millisecond. A launcher that does not answer for this long is killed and replaced."""
+
+RESTART_SECONDS = (0.0, 0.1, 0.5, 2.0, 5.0)
+"""Pauses before another launcher is started; the last one repeats. A launcher that became ready starts over."""
+
+MAX_TRIES = 3
+"""Launchers that may die over one order before the start is refused."""
+
+LEAVE_SECONDS = 1.0
+"""How long the launcher of a server that was killed has to notice that and leave, before it is killed."""
+
+FORMER_SECONDS = 0.02
+"""How often it is looked whether it has."""
+
+_MAX_ANSWER_BYTES = 65536
+_LOCK_NAME = "launcher.lock"
+_BOOTSTRAP = "import sys; sys.path.append({root!r}); from appserver.launcher import main; main()"
+
+
+class LaunchError(Exception):
+    """The launcher could not do it: no memory, no processes left. Refuse the start, say why."""
+
+
+@final
+class Launching:
+    """Owns the launcher of one state directory."""
+
+    def __init__(self, records: Records, environment: Mapping[str, str], report: Report) -> None:
+        self._records = records
+        self._environment = dict(environment)
+        self._report = report
+        self._one_at_a_time = trio.Lock()
+        self._ready = trio.Event()
+        self._process: trio.Process | None = None
+        self._orders: trio.socket.SocketType | None = None
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a launcher alive until cancelled; reports `started` once no launcher of a former server lives.
+
+        Cancelled, it closes the launcher's orders, upon which that one ends; its waiters go on.
+        """
+        await _wait_for_former(os.path.join(self._records.state_dir, _LOCK_NAME))
+        task_status.started()
+        failures = 0
+        while True:
+            await trio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+            failures = 1 if await self._serve_one() else failures + 1
+
+    async def order(self, verb: str, run_id: str) -> None:
+        """Have the launcher `launch` or `adopt` a run; one after the other, in the order of asking.
+
+        Returns when a waiter is responsible for the run. Raises LaunchError.
+        """
+        async with self._one_at_a_time:
+            for _ in range(MAX_TRIES):
+                answer = await self._ask({verb: run_id})
+                if answer is not None:
+                    if "error" in answer:
+                        raise LaunchError(str(answer["error"]))
+                    return
+                if self.is_watched(run_id):
+                    return
+            raise LaunchError(f"{MAX_TRIES} launchers died over it")
+
+    def is_watched(self, run_id: str) -> bool:
+        """Tell whether a waiter, or a launcher on its behalf, is responsible for the run."""
+        return _is_locked(self._records.get(run_id).file("lock"))
+
+    async def _serve_one(self) -> bool:
+        """Start a launcher and wait until it is dead; tell whether it became ready."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        was_ready = False
+        with ours:
+            try:
+                with theirs:
+                    process = await self._start(theirs)
+            except OSError as error:
+                self._report.error(f"cannot start the launcher: {error.strerror} (errno:{error.errno})")
+                return False
+            try:
+                self._orders = trio.socket.from_stdlib_socket(ours)
+                with trio.move_on_after(READY_SECONDS):
+                    was_ready = bool(await self._orders.recv(_MAX_ANSWER_BYTES))
+                if was_ready:
+                    self._process = process
+                    self._ready.set()
+                else:
+                    process.kill()
+                code = await process.wait()
+            finally:
+                self._process = self._orders = None
+                if self._ready.is_set():
+                    self._ready = trio.Event()
+                ours.close()
+                with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                    await process.wait()
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        self._report.warning(f"the launcher ended with {how}, starting another; the applications go on")
+        return was_ready
+
+    async def _start(self, orders: socket.socket) -> trio.Process:
+        # What it says goes to a file, never to our standard error: waiters inherit it and would hold the log open.
+        path = os.path.join(self._records.state_dir, "launcher.log")
+        with open(path, "wb", buffering=0, opener=_private) as log:
+            root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+            return await trio.lowlevel.open_process(
+                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(root=root)],
+                stdin=orders.fileno(),
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                cwd=self._records.state_dir,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    async def _ask(self, order: dict[str, str]) -> dict[str, object] | None:
+        """Give one order; None where the launcher died over it, and is dead."""
+        with trio.move_on_after(READY_SECONDS):
+            await self._ready.wait()
+        if not self._ready.is_set():
+            raise LaunchError(f"no launcher was ready within {READY_SECONDS} seconds; the log says why")
+        process, orders = self._process, self._orders
+        assert process is not None and orders is not None
+        with contextlib.suppress(OSError), trio.move_on_after(ANSWER_SECONDS):
+            await orders.send(json.dumps(order).encode())
+            answer = await orders.recv(_MAX_ANSWER_BYTES)
+            if answer:
+                found: dict[str, object] = json.loads(answer)
+                return found
+        process.kill()
+        await process.wait()
+        return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+async def _wait_for_former(path: str) -> None:
+    """Make sure that no launcher of a former server lives: it leaves by itself, or is killed."""
+    patience = trio.current_time() + LEAVE_SECONDS
+    while _is_locked(path):
+        if trio.current_time() >= patience:
+            with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+                pid, start_ticks = map(int, file.read().split())
+                signal_process(pid, start_ticks, signal.SIGKILL)
+        await trio.sleep(FORMER_SECONDS)
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,264 @@
+"""Carries out what the table of services decides, and tells the table what happens: the impure half of `services`.
+
+It owns one task for each run that is followed. Effects are carried out at once and without awaiting, so the table is never
+seen between a decision and its consequences.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import final
+
+import trio
+
+from appserver import runlog
+from appserver.commands import CommandError, resolve_command
+from appserver.identity import Service, ServiceError
+from appserver.outcome import Lost, Outcome, describe
+from appserver.processes import Processes, StartError, Usage
+from appserver.procfs import boot_id
+from appserver.records import DamagedRecordError, RecordError, Records, Request, RunRecord, State
+from appserver.report import Report
+from appserver.services import (
+    Effect,
+    Forget,
+    Launch,
+    NoteAlias,
+    NoteCollected,
+    OrderStop,
+    Phase,
+    Run,
+    Services,
+    SetTerms,
+    TellRefused,
+    Terms,
+    Watcher,
+)
+from appserver.settings import ServerSettings
+
+
+@final
+class Supervisor:
+    """The services of one guest."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        records: Records,
+        processes: Processes,
+        environment: Mapping[str, str],
+        report: Report,
+    ) -> None:
+        self._settings = settings
+        self._records = records
+        self._processes = processes
+        self._environment = dict(environment)
+        self._report = report
+        self._table = Services(settings.max_processes)
+        self._following: trio.Nursery | None = None
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Find again what runs, then serve until cancelled; the applications go on. Raises RecordError."""
+        async with trio.open_nursery() as background:
+            await background.start(self._processes.serve)
+            async with trio.open_nursery() as self._following:
+                self._recover()
+                task_status.started()
+                await trio.sleep_forever()
+
+    def reconfigure(self, settings: ServerSettings) -> None:
+        """Heed new settings from the next start on; what runs goes on, also over a lowered limit."""
+        self._settings = settings
+        self._table.max_processes = settings.max_processes
+
+    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        """A manager wants a service to run, or to attach to it."""
+        self._apply(self._table.ask_run(watcher, run_id, service, terms))
+
+    def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
+        """A manager comes back for a run."""
+        self._apply(self._table.ask_watch(watcher, run_id, terms))
+
+    def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
+        """A manager wants a run stopped."""
+        self._apply(self._table.ask_stop(watcher, run_id, by, timeout_seconds))
+
+    def acknowledge(self, run_id: str) -> None:
+        """A manager has the outcome of a run."""
+        self._apply(self._table.acknowledge(run_id))
+
+    def leave(self, watcher: Watcher) -> None:
+        """A manager is gone."""
+        self._apply(self._table.leave(watcher))
+
+    def find(self, run_id: str) -> Run | None:
+        """Find what an id means at this moment."""
+        return self._table.find(run_id)
+
+    def usage(self, run: Run) -> Usage | None:
+        """Tell what the main process of a run uses."""
+        return self._processes.usage(run.pid, run.start_ticks) if run.pid is not None else None
+
+    def count_active(self) -> int:
+        """Count the runs that have not ended."""
+        return len(self._table.active())
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Launch():
+                    self._launch(effect)
+                case OrderStop(run_id, by, timeout_seconds):
+                    self._report.info(f"stopping {self._name(run_id)}, as {by} asks")
+                    self._processes.order_stop(run_id, by, timeout_seconds)
+                case SetTerms(run_id, terms):
+                    self._processes.set_terms(run_id, terms)
+                case NoteAlias(alias, run_id):
+                    with self._said("an alias cannot be recorded"):
+                        self._records.add_alias(alias, run_id)
+                case NoteCollected(run_id):
+                    with self._said("that an outcome was collected cannot be recorded"):
+                        self._records.get(run_id).mark_collected()
+                case Forget(run_id):
+                    self._records.remove(run_id)
+                case TellRefused(watcher, code, text):
+                    self._report.warning(f"refused ({code}): {text}")
+                    watcher.tell(effect)
+                case _:
+                    effect.watcher.tell(effect)
+
+    def _launch(self, launch: Launch) -> None:
+        try:
+            request = self._make_request(launch.run_id, launch.service)
+            state = State(survivors=launch.terms.survivors, stop_timeout_seconds=launch.terms.stop_timeout_seconds)
+            self._make_log(request.log_path)
+            self._records.create(request, state)
+        except CommandError as error:
+            self._apply(self._table.not_started(launch.run_id, error.code, str(error)))
+        except ServiceError as error:
+            self._apply(self._table.not_started(launch.run_id, "bad-service", str(error)))
+        except RecordError as error:
+            text = f"{launch.service.describe()} was not started, since it cannot be recorded: {error}"
+            self._apply(self._table.not_started(launch.run_id, "storage", text))
+        else:
+            run = self._table.find(launch.run_id)
+            assert run is not None
+            run.log_path = request.log_path
+            self._follow(launch.run_id)
+
+    def _make_request(self, run_id: str, service: Service) -> Request:
+        argv = service.argv()
+        executable = resolve_command(argv[0], self._environment, self._settings.allow)
+        return Request(
+            run_id=run_id,
+            service=service,
+            executable=executable,
+            argv=argv,
+            log_path=runlog.log_path(self._settings.log_dir, service, executable, run_id),
+            log_max_bytes=self._settings.log_max_bytes,
+            boot=boot_id(),
+            requested_at=time.time(),
+        )
+
+    @staticmethod
+    def _make_log(path: str) -> None:
+        try:
+            os.close(runlog.open_log(path))
+        except OSError as error:
+            raise RecordError(f"its log {path}: {error.strerror}") from error
+        runlog.prune(path)
+
+    def _follow(self, run_id: str) -> None:
+        assert self._following is not None
+        self._following.start_soon(self._follow_one, run_id)
+
+    async def _follow_one(self, run_id: str) -> None:
+        try:
+            await self._processes.follow(
+                run_id,
+                changed=partial(self._changed, run_id),
+                stopping=lambda: self._apply(self._table.stop_accepted(run_id)),
+            )
+        except StartError as error:
+            run = self._table.find(run_id)
+            text = f"{run.service.describe() if run else run_id} cannot be started: {error}"
+            self._apply(self._table.not_started(run_id, "start-failed", text))
+        except DamagedRecordError as error:
+            self._report.error(f"the record of {self._name(run_id)} cannot be read: {error}")
+            self._finish(run_id, Lost(f"its record cannot be read: {error}"), gone=True, stopping=False)
+
+    def _changed(self, run_id: str, state: State) -> None:
+        run = self._table.find(run_id)
+        if run is None:
+            return
+        if state.phase == "failed":
+            code, text = state.failure or ("start-failed", "it cannot be started")
+            self._apply(self._table.not_started(run_id, code, text))
+            return
+        if state.phase != "starting" and run.pid is None and state.pid is not None:
+            self._report.info(f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}")
+            times = (state.started_at, state.started_monotonic)
+            self._apply(self._table.started(run_id, state.pid, state.start_ticks, *times))
+        if state.outcome is not None:
+            self._finish(run_id, state.outcome, gone=state.gone, stopping=state.stop is not None)
+
+    def _finish(self, run_id: str, outcome: Outcome, *, gone: bool, stopping: bool) -> None:
+        run = self._table.find(run_id)
+        before = run.phase if run else Phase.ENDED
+        effects = self._table.ended(run_id, outcome, gone=gone, stopping=stopping)
+        if run is not None and before is not Phase.ENDED and run.phase is Phase.ENDED:
+            log = self._report.warning if isinstance(outcome, Lost) else self._report.info
+            log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")
+        self._apply(effects)
+
+    def _recover(self) -> None:
+        aliases: dict[str, list[str]] = {}
+        for alias, run_id in self._records.aliases():
+            aliases.setdefault(run_id, []).append(alias)
+        here = boot_id()
+        for record in self._records.all():
+            try:
+                request, state = record.read_request(), record.read_state()
+            except DamagedRecordError as error:
+                self._report.error(f"the record of run {record.run_id} is of no use, its outcome is lost: {error}")
+                continue
+            self._recover_one(record, request, state, aliases.get(record.run_id, []), same_boot=request.boot == here)
+
+    def _recover_one(self, record: RunRecord, request: Request, state: State, aliases: list[str], *, same_boot: bool) -> None:
+        if state.phase == "failed":
+            self._records.remove(record.run_id)
+            return
+        if not same_boot and state.outcome is None:
+            reason = "the guest was rebooted while it ran" if state.pid else "the guest was rebooted before it was started"
+            state = replace(state, phase="ended", outcome=Lost(reason), gone=True)
+        run = Run(request.run_id, request.service, log_path=request.log_path, collected=record.is_collected())
+        if state.phase != "starting":
+            run.pid, run.start_ticks = state.pid, state.start_ticks
+            run.started_at, run.started_monotonic = state.started_at, state.started_monotonic
+            run.phase = Phase.STOPPING if state.stop else Phase.RUNNING
+        # An end that a stop brought about is told when the tree is gone; one that came by itself stands already.
+        if state.outcome is not None and (state.gone or state.outcome.account.stopped_by is None):
+            run.outcome, run.phase = state.outcome, Phase.ENDED
+        alive = same_boot and not state.gone
+        run.clearing = alive and run.phase is Phase.ENDED and state.stop is not None
+        self._apply(self._table.restore(run, aliases))
+        if alive:
+            what = "an application that runs" if run.phase is not Phase.ENDED else "what is left of an application"
+            self._report.info(f"found again {what}: {run.service.describe()}, run {run.run_id}, pid {run.pid}")
+            self._follow(run.run_id)
+
+    def _name(self, run_id: str) -> str:
+        run = self._table.find(run_id)
+        return f"{run.service.describe()}, run {run_id}" if run else f"run {run_id}"
+
+    @contextlib.contextmanager
+    def _said(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RecordError as error:
+            self._report.warning(f"{what}: {error}")

@@ -1,0 +1,67 @@
+"""Processes on Linux: each has a waiter, which a launcher forked, and which the server follows by its record."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import final
+
+import trio
+
+from appserver.following import Follower
+from appserver.launching import Launching, LaunchError
+from appserver.processes import StartError, Usage
+from appserver.procfs import process_stat
+from appserver.records import Records, State
+from appserver.report import Report
+from appserver.services import Terms
+
+assert sys.platform != "win32"
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@final
+class WaitedProcesses:
+    """`Processes` by launcher, waiters and records."""
+
+    def __init__(self, records: Records, environment: Mapping[str, str], report: Report) -> None:
+        self._records = records
+        self._launching = Launching(records, environment, report)
+        self._followers: dict[str, Follower] = {}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a launcher alive until cancelled."""
+        await self._launching.serve(task_status=task_status)
+
+    async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
+        """Follow a run to its end; see `Processes.follow`."""
+        record = self._records.get(run_id)
+        follower = Follower(record, self._launching, changed=changed, stopping=stopping)
+        self._followers[run_id] = follower
+        try:
+            await follower.follow()
+        except LaunchError as error:
+            raise StartError(str(error)) from error
+        finally:
+            del self._followers[run_id]
+
+    def order_stop(self, run_id: str, by: str, timeout_seconds: float) -> None:
+        """Stop a tree; one that is not followed any more has been stopped."""
+        if run_id in self._followers:
+            self._followers[run_id].order_stop(by, timeout_seconds)
+
+    def set_terms(self, run_id: str, terms: Terms) -> None:
+        """Say what becomes of survivors; where the run is not followed any more there are none."""
+        if run_id in self._followers:
+            self._followers[run_id].set_terms(terms)
+
+    def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
+        """Read what a main process uses."""
+        stat = process_stat(pid)
+        if stat is None or stat.start_ticks != start_ticks:
+            return None
+        cpu_seconds = (stat.user_ticks + stat.system_ticks) / _TICKS_PER_SECOND
+        return Usage(cpu_seconds, stat.rss_pages * _PAGE_BYTES)

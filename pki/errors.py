@@ -7,13 +7,15 @@ from typing import final
 
 class PkiError(Exception):
     """Root of what this floor raises. The text is one line, ready for a log: it names the file, the fault and the
-    cure."""
+    cure.
+    """
 
 
 @final
 class SettingsError(PkiError):
     """A configuration file cannot be used as it stands. The administrator mends the file; trying again changes
-    nothing."""
+    nothing.
+    """
 
 
 @final
@@ -29,4 +31,5 @@ class DnameError(PkiError, ValueError):
 @final
 class PeerRefused(PkiError):
     """The peer holds a key, but not one that is trusted here. It is not the peer that was meant; another attempt
-    may reach it."""
+    may reach it.
+    """

@@ -44,9 +44,14 @@ class Pin:
 @final
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Opened stores: own certificate chain (PEM, leaf first), own key (PEM, not encrypted), and who is trusted."""
+    """Opened stores: own certificate chain (PEM, leaf first), own key (PEM, not encrypted), and who is trusted.
+
+    The paths of the stores are for messages only.
+    """
 
     chain_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
     pins: tuple[Pin, ...]
     expired_pins: ExpiredPins = "accept"
+    key_store: str = "key store"
+    trust_store: str = "trust store"

@@ -1,0 +1,7 @@
+"""Run `cmapppki` as `python -m pki`."""
+
+import sys
+
+from pki.cli import main
+
+sys.exit(main())

@@ -1,0 +1,56 @@
+"""PEM without `cryptography`: which blocks a file holds, and what they hold by their labels.
+
+Stores in PEM then need no child process and no import; OpenSSL checks the contents when it loads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from pki.errors import KeysError
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
+
+KEY_LABELS = (b"PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY", b"DSA PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+
+_DSA_OID = bytes.fromhex("06072a8648ce380401")
+
+
+def is_pem(data: bytes) -> bool:
+    """Tell whether a file is PEM: text may stand before its blocks, as `openssl x509 -text` writes it."""
+    return b"-----BEGIN " in data and not data.startswith((b"\x30", b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce"))
+
+
+def certificates(data: bytes, path: str) -> tuple[bytes, ...]:
+    """Give the DER bytes of all certificates of a PEM file, in its order. Raises `KeysError` for a damaged block."""
+    return tuple(_der(match, path) for match in _BLOCK.finditer(data) if match[1].endswith(b"CERTIFICATE"))
+
+
+def private_keys(data: bytes) -> tuple[bytes, ...]:
+    """Give the whole blocks of all private keys of a PEM file, in its order."""
+    return tuple(match[0] + b"\n" for match in _BLOCK.finditer(data) if match[1] in KEY_LABELS)
+
+
+def is_encrypted(key: bytes) -> bool:
+    """Tell whether the block of a private key wants a password."""
+    return b"BEGIN ENCRYPTED" in key or b"Proc-Type: 4,ENCRYPTED" in key
+
+
+def is_dsa(key: bytes, path: str) -> bool:
+    """Tell whether the block of a private key that is not encrypted holds a DSA key, which TLS 1.3 cannot use."""
+    match = _BLOCK.search(key)
+    return b"BEGIN DSA" in key or (match is not None and _DSA_OID in _der(match, path))
+
+
+def encode_certificate(der: bytes) -> bytes:
+    """Write one certificate as a PEM block."""
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+def _der(match: re.Match[bytes], path: str) -> bytes:
+    try:
+        return base64.b64decode(b"".join(match[2].split()), validate=True)
+    except binascii.Error as error:
+        raise KeysError(f"{path!r} has a damaged PEM block, {match[1].decode()!r}: copy the file again") from error

@@ -1,0 +1,222 @@
+"""`cmappmgr`: from the command line to an exit status.
+
+Everything that may end the program early has its place before trio is imported: wrong usage, an unusable
+configuration, a TERM. The stores are opened by a child process while trio is being imported, which takes about as
+long. The order of the first lines matters: first descriptors 0 to 2 (or a socket would take the place of a closed
+standard error), then the signals, then the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Literal, final
+
+from appmgr.options import HELP, SHORT_HELP, ManagerOptions, UsageError, parse_options
+from appmgr.settings import NodeSettings, load_node_settings
+from appserver.outcome import signal_name
+from appserver.protocol import SOFTWARE_VERSION
+from appserver.report import Report, hold_standard_descriptors, host_name
+from pki.errors import PkiError
+
+if TYPE_CHECKING:
+    from appserver.messages import Hello
+    from pki.unlock import Unlocking
+
+PROGRAM = "cmappmgr"
+
+USAGE_STATUS = 2
+
+HANDSHAKE_TIMEOUT_SHARE = 1 / 3
+"""Of the timeout: a server that is frozen in the middle of one attempt leaves time for another."""
+
+SILENCE_TIMEOUT_SHARE = 1 / 2
+"""Of the timeout: after this the kernel gives a silent connection up, as the manager does with an unanswered poll."""
+
+
+class HaltedError(BaseException):
+    """A TERM, INT or HUP came before the manager could hear of it in any other way: leave with 128 + `number`."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@final
+class EarlySignals:
+    """Hears the signals that end the program, from its first moments until the loop has its own ears.
+
+    At first a signal interrupts whatever is being done, by `HaltedError`. After that one, or from `collect` on, signals
+    are kept for the loop, since an exception in the middle of trio's own code would break it.
+    """
+
+    def __init__(self) -> None:
+        self._collecting = False
+        self._collected: list[int] = []
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The signals that are heard. One that was ignored when the program began stays ignored, as nohup wants it."""
+        return tuple(self._before)
+
+    def __enter__(self) -> EarlySignals:
+        wanted = [signal.SIGTERM, signal.SIGINT]
+        if sys.platform != "win32":
+            wanted.append(signal.SIGHUP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+        for number in wanted:
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def collect(self) -> None:
+        """Keep what comes from now on for `take_over`."""
+        self._collecting = True
+
+    def take_over(self) -> Sequence[int]:
+        """Give the signals that were kept."""
+        return self._collected
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._collecting:
+            self._collected.append(number)
+            return
+        self._collecting = True
+        raise HaltedError(number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with the words after its name, and give its exit status.
+
+    Without `argv` this is the program itself: it takes the process's own words and leaves the process at once, since
+    threads that are stuck in a log or in a name look-up must not hold up its end.
+    """
+    if argv is not None:
+        return run(argv)
+    hold_standard_descriptors()
+    status = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def run(words: Sequence[str]) -> int:
+    """Do all that the program does, except for leaving the process."""
+    if not words:
+        return _say(sys.stderr.write, SHORT_HELP, USAGE_STATUS)
+    try:
+        options = parse_options(words)
+    except UsageError as error:
+        return _say(sys.stderr.write, f"{PROGRAM}: {error}\n{SHORT_HELP}", USAGE_STATUS)
+    if isinstance(options, str):
+        return _inform(options)
+    report = Report(PROGRAM)
+    with EarlySignals() as early:
+        try:
+            status = _run_reported(options, report, early)
+        except HaltedError as halted:
+            status = _halted(report, halted.number)
+        report.info(f"PROGRAM EXIT CODE {status}")
+        report.close()
+    return status
+
+
+def _inform(wish: Literal["help", "version"]) -> int:
+    text = HELP if wish == "help" else f"{PROGRAM} {SOFTWARE_VERSION}\n"
+    return _say(sys.stdout.write, text, 0)
+
+
+def _say(write: Callable[[str], object], text: str, status: int) -> int:
+    """Write for a person who may have closed the stream already; the status is the same."""
+    with contextlib.suppress(OSError, ValueError):
+        write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return status
+
+
+def _halted(report: Report, number: int) -> int:
+    # HUP is taken as TERM (contract, section 1).
+    number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+    report.info(f"{signal_name(number)} before the first contact: nothing was started")
+    return 128 + number
+
+
+def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals) -> int:
+    try:
+        from pki.unlock import start_unlock
+
+        settings = load_node_settings(options.config, options.node)
+        for warning in settings.warnings:
+            report.warning(warning)
+        unlocking = start_unlock(settings.keys)
+        try:
+            return _watch(options, settings, unlocking, report, early)
+        finally:
+            unlocking.abandon()
+    except PkiError as error:
+        report.error(str(error))
+    except Exception as error:  # noqa: BLE001 - the cluster must get the failure status, not Python's 1, whatever breaks
+        import traceback
+
+        report.error(f"internal error, please report it: {type(error).__name__}: {error}")
+        report.error(traceback.format_exc().rstrip())
+    return options.failure_status
+
+
+def _watch(
+    options: ManagerOptions, settings: NodeSettings, unlocking: Unlocking, report: Report, early: EarlySignals
+) -> int:
+    """Import what the run needs while the child opens the stores, then run the loop."""
+    import time
+
+    import trio
+
+    from appmgr.dial import HANDSHAKE_SECONDS, Dialer
+    from appmgr.link import GREETING_SECONDS
+    from appmgr.manager import Manager
+    from appmgr.watch import watch
+
+    # The timeout for the first contact counts from here; trio's clock has an origin of its own, hence the difference.
+    began = time.perf_counter()
+    attempt_seconds = max(1.0, options.timeout_seconds * HANDSHAKE_TIMEOUT_SHARE)
+    dialer = Dialer(
+        settings.node,
+        settings.address,
+        options.port or settings.port,
+        unlocking.result(),
+        trust_store=settings.keys.trust_store,
+        handshake_seconds=min(HANDSHAKE_SECONDS, attempt_seconds),
+        silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
+    )
+
+    async def drive() -> int:
+        now = trio.current_time()
+        manager = Manager(options, secrets.token_hex(16), now - (time.perf_counter() - began))
+        return await watch(
+            manager,
+            dialer.dial,
+            partial(_hello, manager.poll_seconds),
+            report,
+            signals=early.numbers,
+            early=early,
+            greeting_seconds=min(GREETING_SECONDS, attempt_seconds),
+        )
+
+    early.collect()
+    return trio.run(drive)
+
+
+def _hello(poll_seconds: float, version: int) -> Hello:
+    from appserver.messages import Hello
+
+    return Hello(version, f"{PROGRAM} {SOFTWARE_VERSION}", host_name(), os.getpid(), poll_seconds)

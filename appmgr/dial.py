@@ -1,0 +1,203 @@
+"""One attempt to reach the server: its name, a TCP connection, the TLS handshake, and whether the key is the right one.
+
+Everything that can go wrong comes out as `ContactError`, whose text is the reason as the log needs it: `Connection
+refused (errno:111)` for the system's errors, words about keys for those of TLS. A peer with the wrong key is not the
+server: a failed contact like any other (contract, section 1).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, cast, final
+
+import trio
+
+from pki.contexts import Material, PeerRefused, client_context, judge_peer
+
+RESOLVE_SECONDS = 10.0
+"""For a name to be looked up: two tries of the resolver at one name server. A slower look-up is left behind in its
+thread, so that it delays neither a TERM nor the timeout."""
+
+CONNECT_SECONDS = 3.0
+"""For one address. The kernel's next SYN comes later and later, and a guest that has just booted would wait for it."""
+
+MAX_ADDRESSES = 8
+"""Tried per attempt, in the resolver's order."""
+
+HANDSHAKE_SECONDS = 10.0
+"""The server's bound is the same."""
+
+KEEPALIVE_PROBES = 3
+"""Lost in a row before the kernel gives an idle connection up."""
+
+MAX_KEEPALIVE_SECONDS = 60
+"""Between two probes, also where the timeout would allow more: a firewall forgets a connection that stays silent."""
+
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+
+
+@final
+class ContactError(Exception):
+    """No contact, or none any more; the text is the reason for the log. Try again until the timeout."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A stream to the server, who has proved to hold the right key; `warning` is about that key's dates."""
+
+    stream: trio.abc.Stream
+    warning: str | None = None
+
+
+@final
+class Dialer:
+    """Knows where the server is and what its key must be."""
+
+    def __init__(
+        self,
+        node: str,
+        address: str,
+        port: int,
+        material: Material,
+        *,
+        trust_store: str,
+        handshake_seconds: float,
+        silence_seconds: float,
+    ) -> None:
+        """Prepare the TLS context.
+
+        Args:
+            node: the name that a certificate from an authority must carry.
+            address: host name or address to connect to.
+            port: the server's port.
+            material: the opened stores.
+            trust_store: its path, for messages.
+            handshake_seconds: how long the handshake may take, at most `HANDSHAKE_SECONDS`.
+            silence_seconds: after which the kernel takes the peer for dead.
+
+        Raises:
+            KeysError: the stores do not make a context.
+        """
+        self._node = node
+        self._address = address
+        self._port = port
+        self._material = material
+        self._trust_store = trust_store
+        self._handshake_seconds = handshake_seconds
+        self._silence_seconds = silence_seconds
+        self._context = client_context(material)
+
+    async def dial(self) -> Contact:
+        """Make one attempt over all addresses. Raises `ContactError`. Cancellation closes what was opened."""
+        transport = await self._connect()
+        try:
+            return await self._secure(transport)
+        except BaseException:
+            await trio.aclose_forcefully(transport)
+            raise
+
+    async def _connect(self) -> trio.SocketStream:
+        reason = f"{self._address!r} has no address"
+        for family, address in await self._resolve():
+            try:
+                return await self._connect_to(family, address)
+            except ContactError as error:
+                reason = str(error)
+        raise ContactError(reason)
+
+    async def _resolve(self) -> list[tuple[int, Address]]:
+        with trio.move_on_after(RESOLVE_SECONDS):
+            try:
+                found = await trio.socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                raise ContactError(explain(error)) from error
+            return [(int(family), cast("Address", address)) for family, _, _, _, address in found[:MAX_ADDRESSES]]
+        raise ContactError(f"the look-up of {self._address!r} took longer than {RESOLVE_SECONDS:g} s")
+
+    async def _connect_to(self, family: int, address: Address) -> trio.SocketStream:
+        opened = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            with trio.move_on_after(CONNECT_SECONDS):
+                self._notice_death(opened)
+                await opened.connect(address)
+                return trio.SocketStream(opened)
+        except OSError as error:
+            opened.close()
+            raise ContactError(explain(error)) from error
+        except BaseException:
+            opened.close()
+            raise
+        opened.close()
+        raise ContactError(explain(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))))
+
+    def _notice_death(self, opened: trio.socket.SocketType) -> None:
+        """Let the kernel notice a dead peer: keepalive finds an idle one, the user timeout one that owes an answer."""
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        interval_seconds = int(self._silence_seconds / (KEEPALIVE_PROBES + 1))
+        interval_seconds = min(max(1, interval_seconds), MAX_KEEPALIVE_SECONDS)
+        if sys.platform == "linux":
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval_seconds)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_seconds)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+            milliseconds = min(max(1000, int(self._silence_seconds * 1000)), 2**31 - 1)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    async def _secure(self, transport: trio.SocketStream) -> Contact:
+        """Shake hands and judge the server's key."""
+        stream = trio.SSLStream(transport, self._context, server_hostname=None, https_compatible=False)
+        with trio.move_on_after(self._handshake_seconds) as scope:
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError as error:
+                raise ContactError(explain(error, self._trust_store)) from error
+        if scope.cancelled_caught:
+            raise ContactError(f"the TLS handshake took longer than {self._handshake_seconds:g} s")
+        der = cast("bytes", stream.getpeercert(binary_form=True))
+        certificate = cast("Mapping[str, object]", stream.getpeercert())
+        try:
+            peer = judge_peer(self._material, der, certificate, name=self._node, now_unix=time.time())
+        except PeerRefused as error:
+            raise ContactError(f"the key of the peer is not that of the node: {error}") from error
+        return Contact(stream, peer.warning)
+
+
+def explain(error: BaseException, trust_store: str | None = None) -> str:
+    """Give the reason behind an error of the system, of TLS or of trio, as one line for the log."""
+    cause = error
+    while isinstance(cause, trio.BrokenResourceError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    match cause:
+        case ssl.SSLCertVerificationError():
+            where = f"the trust store {trust_store}" if trust_store else "the trust store"
+            return f"the server's key is not in {where}: {cause.verify_message}"
+        case ssl.SSLEOFError():
+            return "the server closed the connection without a word"
+        case ssl.SSLError():
+            return _explain_tls(cause.reason or str(cause))
+        case OSError() if cause.errno is not None:
+            return f"{cause.strerror or os.strerror(cause.errno)} (errno:{cause.errno})"
+        case trio.BrokenResourceError() | trio.ClosedResourceError():
+            return "the connection broke"
+        case _:
+            return f"{type(cause).__name__}: {cause}"
+
+
+def _explain_tls(reason: str) -> str:
+    """Say in words what OpenSSL calls `TLSV1_ALERT_UNKNOWN_CA` and the like."""
+    words = reason.lower().replace("_", " ")
+    _, alert, name = words.partition(" alert ")
+    if alert and ("certificate" in name or "unknown ca" in name):
+        return (
+            f"the guest does not accept our key: does its trust store hold this host's certificate? (TLS alert: {name})"
+        )
+    if alert:
+        return f"the server broke the handshake off (TLS alert: {name})"
+    return f"TLS error: {words}"

@@ -1,0 +1,342 @@
+"""The manager's policy: from what happens to what to do about it, and in the end to an exit status.
+
+Pure: no socket, no task, no clock of its own. Whoever drives it tells what happened and when (`now`, monotonic
+seconds), carries out the actions it gets back in their order, and calls `tick` at `deadline()` at the latest. Nothing
+comes after `Finish`.
+
+Two questions are kept apart all the way to the log: *how is the application* (only the server knows), and *can the
+server be asked* (only the clock knows). "Contact" is about the second. It is judged by answers: a server that greets
+and then answers nothing is no contact, so greetings count the first time only.
+
+A run is named by an id. Until the server has confirmed it (`running`), a new connection asks `run` again with the
+same id, which starts nothing twice. From then on it asks to `watch` the run that was confirmed, which may be another
+manager's; a watch never starts anything, so an outcome that is lost stays lost instead of becoming a second copy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final, TypeAlias, final
+
+from appmgr import wording
+from appmgr.options import ManagerOptions
+from appserver.messages import (
+    Ack,
+    Bye,
+    Ended,
+    Error,
+    Goodbye,
+    ManagerMessage,
+    Poll,
+    Previous,
+    Refused,
+    Run,
+    Running,
+    ServerMessage,
+    Status,
+    Stop,
+    Stopping,
+    Watch,
+)
+from appserver.outcome import Lost, exit_status, signal_name
+from appserver.report import Level, printable
+
+POLL_TIMEOUT_SHARE: Final = 1 / 3
+"""No poll interval is longer than this share of the timeout: two polls may get lost before contact counts as lost."""
+
+ANSWER_TIMEOUT_SHARE: Final = 1 / 2
+"""A poll unanswered for this share of the timeout: the connection is made anew while there is time to try."""
+
+STOP_ANSWER_SHARE: Final = 1 / 3
+"""The same while stopping, as a share of the stop timeout."""
+
+MIN_STOP_ANSWER_SECONDS = 5.0
+"""A server that is in contact has at least this long to accept a stop, however short the stop timeout."""
+
+STOP_GRACE_SECONDS = 10.0
+"""What a server may take beyond the stop timeout: its KILL goes round until nobody of the tree is left."""
+
+OWN_PAUSE_SECONDS = 2.0
+"""A tick later than this means that this process stood still, not the server. What has arrived meanwhile is still to be
+read, so the time for one more answer is granted before the silence counts."""
+
+PEER_WARNING_SECONDS = 86400.0
+"""A warning about the server's key is logged once a day, however often contact is made."""
+
+SIGHUP, SIGTERM = 1, 15
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this to the server over the connection there is."""
+
+    message: ManagerMessage
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write this to the log."""
+
+    level: Level
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Drop the connection and make a new one; `disconnected` is not told in answer to it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Deliver what was sent, leave, and end with this exit status."""
+
+    status: int
+
+
+Action: TypeAlias = Send | Log | Reconnect | Finish
+
+
+@final
+class Manager:
+    """One manager's life: every input gives the actions to carry out."""
+
+    def __init__(self, options: ManagerOptions, run_id: str, now: float) -> None:
+        """Begin at `now` to look for contact, for a run that will have `run_id` if it has to be started."""
+        self._options = options
+        self._run_id = run_id
+        self._poll_seconds = min(options.poll_seconds, options.timeout_seconds * POLL_TIMEOUT_SHARE)
+        self._give_up_at = now + options.boot_timeout_seconds
+        self._next_seq = 1
+        # The server.
+        self._connected = False
+        self._ever_connected = False
+        self._lost_contact_at: float | None = None
+        self._failure_logged = False
+        self._last_reason: str | None = None
+        self._peer_warning_at: float | None = None
+        # What was asked over the connection there is, by number; None where nothing waits for an answer.
+        self._run_seq: int | None = None
+        self._stop_seq: int | None = None
+        self._poll_seq: int | None = None
+        self._polled_at = now
+        # The application.
+        self._confirmed_run: str | None = None
+        self._halt_signal: int | None = None
+        self._stop_accepted = False
+
+    @property
+    def poll_seconds(self) -> float:
+        """The poll interval in force, as the greeting tells the server."""
+        return self._poll_seconds
+
+    def opening(self) -> list[Action]:
+        """Say what has to be said before the first contact."""
+        asked = self._options.poll_seconds
+        if self._poll_seconds < asked:
+            return [Log("info", wording.poll_lowered(asked, self._poll_seconds, self._options.timeout_seconds))]
+        return []
+
+    def deadline(self) -> float:
+        """Give the monotonic time at which `tick` has to be called at the latest."""
+        if not self._connected:
+            return self._give_up_at
+        return min(self._give_up_at, self._polled_at + self._poll_wait())
+
+    def connected(self, now: float, warning: str | None = None) -> list[Action]:
+        """The server has greeted and has our hello. `warning` is about its key."""
+        actions: list[Action] = []
+        if warning and (self._peer_warning_at is None or now - self._peer_warning_at >= PEER_WARNING_SECONDS):
+            self._peer_warning_at = now
+            actions.append(Log("warning", warning))
+        if not self._ever_connected:
+            self._ever_connected = True
+            self._answered(now)
+        self._connected = True
+        self._polled_at = now
+        self._poll_seq = self._stop_seq = None
+        return actions + self._ask()
+
+    def received(self, message: ServerMessage, now: float) -> list[Action]:
+        """Handle a message of the server."""
+        match message:
+            case Running():
+                return self._answered(now) + self._on_running(message)
+            case Status():
+                if message.re == self._poll_seq:
+                    self._poll_seq = None
+                return self._answered(now)
+            case Stopping():
+                return self._answered(now) + self._on_stopping(now)
+            case Ended():
+                return self._answered(now) + self._on_ended(message)
+            case Refused():
+                return self._fail(wording.refused(self._options, message.code, message.text))
+            case Error():
+                return self._on_error(message)
+            case Goodbye():
+                return [Reconnect(), *self.disconnected(f"the server lets go: {printable(message.reason)}", now)]
+            case _:
+                # A second greeting is out of order, so that it never gets here.
+                return []
+
+    def disconnected(self, reason: str, now: float) -> list[Action]:
+        """The connection is gone; another is being tried. One line tells it, until contact has returned."""
+        self._connected = False
+        self._run_seq = self._stop_seq = self._poll_seq = None
+        self._last_reason = reason
+        if self._lost_contact_at is not None:
+            return []
+        self._lost_contact_at = now
+        return [Log("warning", wording.contact_lost(self._options.node, reason))]
+
+    def contact_failed(self, reason: str, _now: float) -> list[Action]:
+        """An attempt to connect has failed; the next is on its way. Only the first of all is logged."""
+        self._last_reason = reason
+        if self._ever_connected or self._failure_logged:
+            return []
+        self._failure_logged = True
+        return [Log("error", wording.could_not_connect(self._options.node)), Log("error", reason)]
+
+    def signalled(self, number: int, now: float) -> list[Action]:
+        """Somebody wants the manager to end: TERM, INT, or HUP, which is taken as TERM."""
+        number = SIGTERM if number == SIGHUP else number
+        if not self._ever_connected:
+            return [
+                Log("info", f"{signal_name(number)} before the first contact: nothing was started"),
+                Finish(128 + number),
+            ]
+        if self._options.on_halt == "detach" or self._halt_signal is not None:
+            farewell: list[Action] = [Send(Bye())] if self._connected else []
+            text = wording.detached(self._options.node, number, confirmed=self._confirmed_run is not None)
+            return [Log("info", text), *farewell, Finish(128 + number)]
+        self._halt_signal = number
+        patience = self._options.stop_timeout_seconds
+        self._give_up_at = now + (max(patience, MIN_STOP_ANSWER_SECONDS) if self._connected else patience)
+        self._polled_at = now
+        text = wording.stopping(self._options, number)
+        return [Log("info", text), *(self._ask_to_stop() if self._connected else [])]
+
+    def tick(self, now: float) -> list[Action]:
+        """Let time pass: give up, make the connection anew, or poll, whatever is due. May be called at any time."""
+        if now - self.deadline() > OWN_PAUSE_SECONDS:
+            patience = self._options.timeout_seconds * ANSWER_TIMEOUT_SHARE
+            self._give_up_at = max(self._give_up_at, now + patience)
+            self._polled_at = now
+        if now >= self._give_up_at:
+            return self._give_up()
+        if not self._connected or now < self._polled_at + self._poll_wait():
+            return []
+        if self._poll_seq is not None:
+            reason = wording.no_answer(self._poll_wait())
+            return [Reconnect(), *self.disconnected(reason, now)]
+        self._poll_seq = self._sequence()
+        self._polled_at = now
+        return [Send(Poll(self._poll_seq))]
+
+    def _poll_wait(self) -> float:
+        """Seconds from the last poll to the next, or to the end of our patience with its answer."""
+        if self._poll_seq is None:
+            return self._poll_seconds
+        patience = self._options.timeout_seconds * ANSWER_TIMEOUT_SHARE
+        if self._halt_signal is not None:
+            patience = min(patience, self._options.stop_timeout_seconds * STOP_ANSWER_SHARE)
+        return patience
+
+    def _sequence(self) -> int:
+        self._next_seq += 1
+        return self._next_seq - 1
+
+    def _ask(self) -> list[Action]:
+        """Ask for the run over a new connection, and to stop it where that is still to be asked."""
+        self._run_seq = self._sequence()
+        survivors, tail_lines = self._options.survivors, self._options.tail_lines
+        if self._confirmed_run is None and self._halt_signal is None:
+            return [Send(Run(self._run_seq, self._run_id, self._options.service, survivors, tail_lines))]
+        # In a halt a run that was never confirmed is only watched: asking for it might start it to be stopped.
+        watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, survivors, tail_lines))
+        stop = self._halt_signal is not None and not self._stop_accepted
+        return [watch, *(self._ask_to_stop() if stop else [])]
+
+    def _ask_to_stop(self) -> list[Action]:
+        self._stop_seq = self._sequence()
+        run = self._confirmed_run or self._run_id
+        return [Send(Stop(self._stop_seq, run, self._options.stop_timeout_seconds))]
+
+    def _answered(self, now: float) -> list[Action]:
+        """Count a valid answer. A halt has its own deadline, which answers do not move."""
+        if self._halt_signal is None:
+            self._give_up_at = now + self._options.timeout_seconds
+        if self._lost_contact_at is None:
+            return []
+        away, self._lost_contact_at = now - self._lost_contact_at, None
+        return [Log("info", wording.contact_back(self._options.node, away))]
+
+    def _on_running(self, message: Running) -> list[Action]:
+        if message.re != self._run_seq:
+            return []
+        self._run_seq = None
+        actions = self._on_previous(message.previous)
+        if self._confirmed_run is None:
+            self._confirmed_run = message.run
+            attached = message.attached and message.run != self._run_id
+            actions.append(Log("info", wording.running(self._options, message, attached=attached)))
+            if self._halt_signal is not None and message.run != self._run_id:
+                # The stop that is on its way names our own id, but it is another's run that we watch.
+                actions += self._ask_to_stop()
+        return actions
+
+    def _on_previous(self, previous: Previous | None) -> list[Action]:
+        if previous is None:
+            return []
+        return [Log("warning", wording.previous(previous.outcome)), Send(Ack(previous.run))]
+
+    def _on_stopping(self, now: float) -> list[Action]:
+        if not self._stop_accepted and self._halt_signal is not None:
+            self._stop_accepted = True
+            self._give_up_at = now + self._options.stop_timeout_seconds + STOP_GRACE_SECONDS
+        return []
+
+    def _on_ended(self, message: Ended) -> list[Action]:
+        answers_run = message.re is not None and message.re == self._run_seq
+        if not answers_run and message.run != (self._confirmed_run or self._run_id):
+            return []
+        answers_stop = message.re is not None and message.re == self._stop_seq
+        if answers_stop and self._run_seq is not None and isinstance(message.outcome, Lost):
+            # Nobody knows the run that we want stopped, but `run` is not answered yet: that answer will tell.
+            return []
+        actions: list[Action] = []
+        if self._confirmed_run is None and not isinstance(message.outcome, Lost):
+            actions.append(Log("info", wording.started_and_ended(self._options)))
+        if message.tail and message.outcome.account.stopped_by is None:
+            actions += [Log("info", line) for line in wording.tail(message.tail, self._options.tail_lines)]
+        level: Level = "error" if isinstance(message.outcome, Lost) else "info"
+        actions.append(Log(level, wording.ended(self._options, message.outcome)))
+        status = exit_status(message.outcome, failure_status=self._options.failure_status)
+        return [*actions, Send(Ack(message.run)), Finish(status)]
+
+    def _on_error(self, message: Error) -> list[Action]:
+        text = f"the server on the node {self._options.node} reports an error: {printable(message.text)}"
+        if message.re is not None and message.re in (self._run_seq, self._stop_seq):
+            return self._fail(text)
+        if message.re is not None and message.re == self._poll_seq:
+            self._poll_seq = None
+        return [Log("warning", text)]
+
+    def _give_up(self) -> list[Action]:
+        options = self._options
+        if self._halt_signal is not None:
+            return self._fail(wording.stop_unconfirmed(options, accepted=self._stop_accepted))
+        reason = self._last_reason or f"{os.strerror(errno.ETIMEDOUT)} (errno:{errno.ETIMEDOUT})"
+        if self._ever_connected:
+            return self._fail(wording.no_contact_any_more(options, reason))
+        failed = self.contact_failed(reason, self._give_up_at)
+        return [*failed, *self._fail(wording.no_contact_at_all(options, reason))]
+
+    def _fail(self, text: str) -> list[Action]:
+        return [Log("error", text), Finish(self._options.failure_status)]

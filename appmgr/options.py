@@ -1,0 +1,295 @@
+"""The words of the command line to one frozen `ManagerOptions` (contract, section 1).
+
+The vector is cut at the first `-service` before anything else looks at it: all that follows belongs to the
+application, dashes and `--` included. What stands before goes through one small table. argparse is not used: it
+abbreviates options with one dash whatever `allow_abbrev` says, takes `--` away, and takes its time to import.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn, final
+
+from appserver.codec import encode
+from appserver.identity import Service, ServiceError, service_from_words
+from appserver.messages import (
+    MAX_NAME_CHARACTERS,
+    MAX_SECONDS,
+    MAX_TAIL_LINES,
+    RUN_ID_DIGITS,
+    MessageError,
+    Run,
+    Survivors,
+)
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+DEFAULT_POLL_SECONDS = 5.0
+DEFAULT_STOP_TIMEOUT_SECONDS = 30.0
+DEFAULT_FAILURE_STATUS = 1
+DEFAULT_TAIL_LINES = 20
+
+MAX_PORT = 65535
+
+_SERVICE_OPTIONS = ("-service", "--service")
+
+_TYPESET_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+"""What a word processor makes of `-` and `--`; the old guide itself was printed with them."""
+
+OnHalt = Literal["detach", "stop"]
+
+SHORT_HELP = """\
+usage: cmappmgr -node NODE [-cmappserver_timeout SECONDS] [OPTION ...] -service COMMAND [ARG ...]
+cmappmgr --help tells more
+"""
+
+HELP = f"""\
+usage: cmappmgr -node NODE [-cmappserver_timeout SECONDS] [OPTION ...] -service COMMAND [ARG ...]
+
+Has the cmappserver of the guest NODE run COMMAND, watches it, and ends with its exit status. If COMMAND runs there
+already, attaches to it: nothing is started twice.
+
+  -node, --node NODE            the guest: host name or address, and its section in the configuration file
+  -service, --service COMMAND   the last option: all that follows is the command. One word is a command line, split
+                                in the guest without a shell; several words are the exact argument vector
+  -cmappserver_timeout, --cmappserver-timeout, -cmappmgr_timeout SECONDS
+                                give up when the server has not answered for so long ({DEFAULT_TIMEOUT_SECONDS:g})
+  --boot-timeout SECONDS        the same for the first contact, while the guest may boot (the timeout above)
+  --poll-interval SECONDS       between polls, at most a third of the timeout ({DEFAULT_POLL_SECONDS:g})
+  --port PORT                   the server's port (the configuration's, else 5315)
+  --config FILE                 the configuration file (/etc/cmappmgr.conf, which may be absent)
+  --instance NAME               tells two runs of one command apart
+  --on-halt detach|stop         on TERM, INT or HUP: leave the application running, or stop it first (detach)
+  --stop-timeout SECONDS        between TERM and KILL when the application is stopped ({DEFAULT_STOP_TIMEOUT_SECONDS:g})
+  --survivors leave|stop        descendants that live on when the main process ends by itself (leave)
+  --failure-status N            exit status for failures of the manager itself, 1 to 255 ({DEFAULT_FAILURE_STATUS})
+  --tail LINES                  last lines of its output to log when it ends by itself ({DEFAULT_TAIL_LINES})
+  --version, --help
+
+examples:
+  cmappmgr -node mmpf121 -cmappserver_timeout 240 -service /apps/ping_mon
+  cmappmgr -node mmpf121 --on-halt stop -service /bin/sh -c 'exec /apps/db --name "two words"'
+
+exit status:
+  N        the application exited with N (of a larger Windows code the low byte, or 255 where that is 0)
+  128 + N  the application was ended by signal N; or, with --on-halt detach, cmappmgr itself was
+  1        no contact, refused, keys or configuration unusable, outcome lost (see --failure-status)
+  2        wrong usage
+"""
+
+
+class UsageError(ValueError):
+    """The command line is wrong: exit status 2, and nothing was done."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ManagerOptions:
+    """What one manager was asked to do. Times are in seconds; `port` and `config` are None where not given."""
+
+    node: str
+    service: Service
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    boot_timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    poll_seconds: float = DEFAULT_POLL_SECONDS
+    port: int | None = None
+    config: str | None = None
+    on_halt: OnHalt = "detach"
+    stop_timeout_seconds: float = DEFAULT_STOP_TIMEOUT_SECONDS
+    survivors: Survivors = "leave"
+    failure_status: int = DEFAULT_FAILURE_STATUS
+    tail_lines: int = DEFAULT_TAIL_LINES
+
+
+def parse_options(words: Sequence[str]) -> ManagerOptions | Literal["help", "version"]:
+    """Read the command line without the program's name.
+
+    Raises `UsageError` for everything that the contract calls wrong usage, an option that is given twice, and a service
+    that is longer than a message.
+    """
+    cut = next((index for index, word in enumerate(words) if word in _SERVICE_OPTIONS), len(words))
+    given = _read_options([_utf8(word) for word in words[:cut]])
+    if isinstance(given, str):
+        return given
+    if given.node is None:
+        raise UsageError("-node is missing: name the guest")
+    if cut == len(words):
+        raise UsageError("-service is missing: give it last, with the command behind it")
+    service = _service([_utf8(word) for word in words[cut + 1 :]], given.instance)
+    return ManagerOptions(
+        node=given.node,
+        service=service,
+        timeout_seconds=given.timeout_seconds,
+        boot_timeout_seconds=given.boot_timeout_seconds or given.timeout_seconds,
+        poll_seconds=given.poll_seconds,
+        port=given.port,
+        config=given.config,
+        on_halt=given.on_halt,
+        stop_timeout_seconds=given.stop_timeout_seconds,
+        survivors=given.survivors,
+        failure_status=given.failure_status,
+        tail_lines=given.tail_lines,
+    )
+
+
+class _Given:
+    """The options while they are being read."""
+
+    def __init__(self) -> None:
+        self.node: str | None = None
+        self.instance: str | None = None
+        self.timeout_seconds = DEFAULT_TIMEOUT_SECONDS
+        self.boot_timeout_seconds: float | None = None
+        self.poll_seconds = DEFAULT_POLL_SECONDS
+        self.port: int | None = None
+        self.config: str | None = None
+        self.on_halt: OnHalt = "detach"
+        self.stop_timeout_seconds = DEFAULT_STOP_TIMEOUT_SECONDS
+        self.survivors: Survivors = "leave"
+        self.failure_status = DEFAULT_FAILURE_STATUS
+        self.tail_lines = DEFAULT_TAIL_LINES
+
+    def set_node(self, option: str, value: str) -> None:
+        if not value or value.startswith("-") or not value.isprintable() or " " in value:
+            raise UsageError(f"{option}: {value!r:.100} is no host name or address")
+        self.node = value
+
+    def set_timeout(self, option: str, value: str) -> None:
+        self.timeout_seconds = _seconds(option, value)
+
+    def set_boot_timeout(self, option: str, value: str) -> None:
+        self.boot_timeout_seconds = _seconds(option, value)
+
+    def set_poll(self, option: str, value: str) -> None:
+        self.poll_seconds = _seconds(option, value)
+
+    def set_port(self, option: str, value: str) -> None:
+        self.port = _whole(option, value, 1, MAX_PORT)
+
+    def set_config(self, option: str, value: str) -> None:
+        if not value or "\0" in value:
+            raise UsageError(f"{option}: {value!r:.100} is no path")
+        self.config = value
+
+    def set_instance(self, option: str, value: str) -> None:
+        if not value or len(value) > MAX_NAME_CHARACTERS:
+            raise UsageError(f"{option}: {value!r:.100} is no name of 1 to {MAX_NAME_CHARACTERS} characters")
+        self.instance = value
+
+    def set_on_halt(self, option: str, value: str) -> None:
+        match value:
+            case "detach" | "stop":
+                self.on_halt = value
+            case _:
+                raise UsageError(f"{option}: {value!r:.100} is neither detach nor stop")
+
+    def set_stop_timeout(self, option: str, value: str) -> None:
+        self.stop_timeout_seconds = _seconds(option, value)
+
+    def set_survivors(self, option: str, value: str) -> None:
+        match value:
+            case "leave" | "stop":
+                self.survivors = value
+            case _:
+                raise UsageError(f"{option}: {value!r:.100} is neither leave nor stop")
+
+    def set_failure_status(self, option: str, value: str) -> None:
+        self.failure_status = _whole(option, value, 1, 255)
+
+    def set_tail(self, option: str, value: str) -> None:
+        self.tail_lines = _whole(option, value, 0, MAX_TAIL_LINES)
+
+
+_SETTERS: dict[str, Callable[[_Given, str, str], None]] = {
+    "-node": _Given.set_node,
+    "--node": _Given.set_node,
+    "-cmappserver_timeout": _Given.set_timeout,
+    "--cmappserver-timeout": _Given.set_timeout,
+    "-cmappmgr_timeout": _Given.set_timeout,
+    "--boot-timeout": _Given.set_boot_timeout,
+    "--poll-interval": _Given.set_poll,
+    "--port": _Given.set_port,
+    "--config": _Given.set_config,
+    "--instance": _Given.set_instance,
+    "--on-halt": _Given.set_on_halt,
+    "--stop-timeout": _Given.set_stop_timeout,
+    "--survivors": _Given.set_survivors,
+    "--failure-status": _Given.set_failure_status,
+    "--tail": _Given.set_tail,
+}
+
+
+def _read_options(words: list[str]) -> _Given | Literal["help", "version"]:
+    given = _Given()
+    seen: set[Callable[[_Given, str, str], None]] = set()
+    remaining = iter(words)
+    for word in remaining:
+        match word:
+            case "--help":
+                return "help"
+            case "--version":
+                return "version"
+        option, equals, value = word.partition("=")
+        setter = _SETTERS.get(option)
+        if setter is None:
+            _refuse_word(word)
+        if setter in seen:
+            raise UsageError(f"{option} is given twice")
+        seen.add(setter)
+        if not equals:
+            value = next(remaining, None) or _refuse_missing(option)
+            if value.partition("=")[0] in _SETTERS:
+                _refuse_missing(option)
+        setter(given, option, value)
+    return given
+
+
+def _refuse_missing(option: str) -> NoReturn:
+    raise UsageError(f"{option} needs a value")
+
+
+def _refuse_word(word: str) -> NoReturn:
+    if word[:1] and word[0] in _TYPESET_DASHES:
+        raise UsageError(f"{word!r:.100} starts with the dash of a word processor: type '-' or '--' instead")
+    if word.startswith(tuple(f"{option}=" for option in _SERVICE_OPTIONS)):
+        raise UsageError(f"{word!r:.100}: write the command as words of their own behind -service")
+    if word.startswith("-"):
+        raise UsageError(f"unknown option {word!r:.100} (options cannot be abbreviated)")
+    raise UsageError(f"unexpected word {word!r:.100}: the command stands behind -service")
+
+
+def _service(words: list[str], instance: str | None) -> Service:
+    try:
+        service = service_from_words(words, instance)
+        encode(Run(1, "0" * RUN_ID_DIGITS, service, "leave", MAX_TAIL_LINES))
+    except (ServiceError, MessageError) as error:
+        raise UsageError(f"-service: {error}") from error
+    return service
+
+
+def _utf8(word: str) -> str:
+    """Give the word as the UTF-8 that the caller wrote, whatever the locale made of it."""
+    try:
+        return word if sys.platform == "win32" else os.fsencode(word).decode("utf-8")
+    except UnicodeError as error:
+        raise UsageError(f"{word!r:.100} is not UTF-8") from error
+
+
+def _seconds(option: str, value: str) -> float:
+    try:
+        seconds = float(value) if value and set(value) <= set("0123456789.eE+-") else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"{option}: {value!r:.100} is not a positive finite number of seconds")
+    return min(seconds, MAX_SECONDS)
+
+
+def _whole(option: str, value: str, minimum: int, maximum: int) -> int:
+    # Ten digits are beyond every maximum here, and int() must not be fed more than it converts in no time.
+    if value.isascii() and value.isdigit() and len(value) <= 10 and minimum <= int(value) <= maximum:
+        return int(value)
+    raise UsageError(f"{option}: {value!r:.100} is not a whole number from {minimum} to {maximum}")

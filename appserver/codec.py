@@ -57,7 +57,7 @@ _T = TypeVar("_T")
 def encode(message: Message) -> bytes:
     """Give the line, newline included, at most `MAX_MESSAGE_BYTES`.
 
-    Text that is no Unicode (a path with odd bytes) is escaped, except in a service, which must arrive as it is.
+    Text that is no Unicode (a path with odd bytes) is escaped; a service with such text cannot be made.
     Raises `MessageError` for a value that a peer would have to refuse.
     """
     plain: dict[str, object] = {"type": message.type_name}
@@ -264,11 +264,7 @@ class _Fields:
         form = inner.form("form")
         words = (inner.word("line"),) if form == "line" else inner.words("argv")
         try:
-            for word in (*words, instance or ""):
-                word.encode("utf-8")
             return Service(form, words, instance)
-        except UnicodeEncodeError as error:
-            raise MessageError(f"{self._type_name}: the service is not Unicode: {error}") from error
         except ServiceError as error:
             raise MessageError(f"{self._type_name}: {error}") from error
 

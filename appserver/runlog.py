@@ -82,7 +82,7 @@ def trim(path: str, max_bytes: int) -> bool:
 
 
 def tail(path: str, lines: int) -> list[str]:
-    """Read the last `lines` lines of a log, `MAX_TAIL_BYTES` at most; bytes that are not UTF-8 are shown escaped.
+    """Read the last `lines` lines of a log, `MAX_TAIL_BYTES` of UTF-8 at most; what is not UTF-8 is replaced.
 
     A log that cannot be read has no lines.
     """
@@ -101,7 +101,22 @@ def tail(path: str, lines: int) -> list[str]:
         found.pop()
     if start and len(found) > 1:
         del found[0]
-    return [line.decode("utf-8", "backslashreplace") for line in found[-lines:]]
+    return _within_bound([line.decode("utf-8", "replace") for line in found[-lines:]])
+
+
+def _within_bound(lines: list[str]) -> list[str]:
+    # A byte that is not UTF-8 has become three, so what was within the bound may not be any more: the newest stays.
+    room = MAX_TAIL_BYTES
+    kept: list[str] = []
+    for line in reversed(lines):
+        data = line.encode()
+        if len(data) > room:
+            if not kept:
+                kept.append(data[-room:].decode("utf-8", "ignore"))
+            break
+        room -= len(data)
+        kept.append(line)
+    return kept[::-1]
 
 
 def _start_of_line(fd: int, position: int, size: int) -> int:

@@ -61,13 +61,15 @@ class Supervisor:
         self._report = report
         self._table = Services(settings.max_processes)
         self._following: trio.Nursery | None = None
+        self._found_again: list[str] = []
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Find again what runs, then serve until cancelled; the applications go on. Raises RecordError."""
+        """Follow what runs until cancelled; the applications go on."""
         async with trio.open_nursery() as background:
             await background.start(self._processes.serve)
             async with trio.open_nursery() as self._following:
-                self._recover()
+                for run_id in self._found_again:
+                    self._follow(run_id)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -216,7 +218,8 @@ class Supervisor:
             log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")
         self._apply(effects)
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
+        """Find again, before serving, what a former server of this state directory has left. Raises RecordError."""
         aliases: dict[str, list[str]] = {}
         for alias, run_id in self._records.aliases():
             aliases.setdefault(run_id, []).append(alias)
@@ -250,7 +253,7 @@ class Supervisor:
         if alive:
             what = "an application that runs" if run.phase is not Phase.ENDED else "what is left of an application"
             self._report.info(f"found again {what}: {run.service.describe()}, run {run.run_id}, pid {run.pid}")
-            self._follow(run.run_id)
+            self._found_again.append(run.run_id)
 
     def _name(self, run_id: str) -> str:
         run = self._table.find(run_id)

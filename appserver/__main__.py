@@ -1,0 +1,7 @@
+"""`python -m appserver` is `cmappserver`."""
+
+import sys
+
+from appserver.cli import main
+
+sys.exit(main())

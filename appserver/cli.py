@@ -1,0 +1,139 @@
+"""`cmappserver`: the command line, and what can be said before anything serves."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from appserver.report import Report, hold_standard_descriptors
+from appserver.settings import ServerOverrides, ServerSettings, default_config_path, load_server_settings
+from appserver.version import VERSION
+from pki.errors import KeysError, SettingsError
+
+PROGRAM = "cmappserver"
+
+EXIT_OK = 0
+EXIT_UNUSABLE = 1
+"""Configuration, keys, port or state directory cannot be used."""
+
+_EPILOG = """\
+signals:
+  TERM, INT   let the managers go and end with 0; applications go on, and the next server finds them again
+  HUP         read configuration and keys again; if anything is wrong with them the old ones stay in force
+
+exit status:
+  0 ended by TERM or INT, or --check found all in order; 1 configuration, keys, port or state directory
+  cannot be used; 2 wrong usage
+
+examples:
+  cmappserver                              serve as /opt/hp/cmappserver/cmappserver.conf says
+  cmappserver --check                      say what that would be, and whether the keys work
+  cmappserver --config ./g.conf --port 0   try it out on a free port
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `cmappserver` with the words `argv` (those of the process where None); give the exit status.
+
+    Wrong usage, `--help` and `--version` raise SystemExit, as argparse does.
+    """
+    hold_standard_descriptors()
+    options = _parser().parse_args(argv)
+    overrides = ServerOverrides(
+        listen=tuple(options.listen) if options.listen else None,
+        port=options.port,
+        state_dir=options.state_dir,
+        log_dir=options.log_dir,
+    )
+    reread = partial(load_server_settings, options.config, overrides)
+    report = Report(PROGRAM, journal=True)
+    try:
+        return _check(reread()) if options.check else _serve(reread(), reread, report)
+    except SettingsError as error:
+        report.error(str(error))
+        return EXIT_UNUSABLE
+    finally:
+        report.close()
+
+
+def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Report) -> int:
+    import trio
+
+    from appserver.daemon import load_trust, run_daemon
+    from appserver.records import RecordError
+    from appserver.sockets import ListenError
+    from appserver.statelock import StateDirError
+
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon heeds it: a reload asked for now needs none
+    try:
+        trust = load_trust(settings)
+        trio.run(run_daemon, settings, reread, trust, report)
+    except (KeysError, StateDirError, RecordError, ListenError) as error:
+        report.error(str(error))
+        return EXIT_UNUSABLE
+    return EXIT_OK
+
+
+def _check(settings: ServerSettings) -> int:
+    from appserver.daemon import load_trust
+    from appserver.statelock import StateDirError, check_state_dir
+
+    try:
+        trust = load_trust(settings)
+        check_state_dir(settings.state_dir)
+        check_state_dir(settings.log_dir)
+    except (KeysError, StateDirError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    where = ", ".join(settings.listen) or "all addresses"
+    lines = [
+        f"configuration  {settings.config_path or f'none at {default_config_path()}, all defaults'}",
+        f"listen         {where} port {settings.port or 'any that is free'}",
+        f"key store      {settings.keys.key_store}",
+        f"trust store    {settings.keys.trust_store}: {len(trust.material.pins)} trusted",
+        f"processes      {settings.max_processes} at once",
+        f"state          {settings.state_dir}",
+        f"logs           {settings.log_dir}, {settings.log_max_bytes} bytes each",
+        f"may be started {', '.join(settings.allow) or 'any program'}",
+    ]
+    print("\n".join([*lines, "all in order"]))
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Run and watch applications in this guest for the cluster on the host. One for each guest.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"configuration file (default {default_config_path()}, may be absent)")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        help="address to listen on, may repeat (default: the file's 'listen', else all, IPv4 and IPv6)",
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=_port, help="TCP port, 0 for a free one (default: the file's 'port', else 5315)"
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="where the runs are recorded (default: the file's 'stateDir', else /run/cmappserver)"
+    )
+    parser.add_argument(
+        "--log-dir", metavar="DIR", help="where output goes (default: the file's 'logDir', else /var/log/cmappserver)"
+    )
+    parser.add_argument("--check", action="store_true", help="validate configuration and keys, say what would be done, and end")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535 was expected")
+    return int(text)

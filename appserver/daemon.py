@@ -1,0 +1,141 @@
+"""The daemon from its start to its end: puts the rooms together, heeds signals, reloads.
+
+Order of the start: lock the state directory, find again what runs, listen, and only then say so, to the log and to systemd.
+Order of the end: stop listening, let the managers go, let go of the applications. A second TERM skips the goodbyes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
+from typing import final
+
+import trio
+
+from appserver.environment import application_environment
+from appserver.listener import Listener, Trust
+from appserver.notify import notify
+from appserver.processes import open_processes
+from appserver.records import Records
+from appserver.report import Report
+from appserver.settings import ServerSettings
+from appserver.sockets import address_of, open_listening_sockets
+from appserver.statelock import locked_state_dir, make_log_dir
+from appserver.supervisor import Supervisor
+from appserver.version import VERSION
+from pki.contexts import load_material, server_context
+from pki.errors import KeysError, SettingsError
+
+_HUP = getattr(signal, "SIGHUP", None)
+
+
+def load_trust(settings: ServerSettings) -> Trust:
+    """Open the stores and make the TLS context. Blocks. Raises KeysError."""
+    material = load_material(settings.keys)
+    return Trust(server_context(material), material)
+
+
+async def run_daemon(settings: ServerSettings, reread: Callable[[], ServerSettings], trust: Trust, report: Report) -> None:
+    """Serve until TERM or INT.
+
+    `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
+    """
+    handled = [signal.SIGTERM, signal.SIGINT] + ([_HUP] if _HUP is not None else [])
+    with trio.open_signal_receiver(*handled) as signals, locked_state_dir(settings.state_dir):
+        make_log_dir(settings.log_dir)
+        records = Records(settings.state_dir)
+        records.prepare()
+        environment = application_environment(os.environ)
+        processes = open_processes(records, environment, report)
+        supervisor = Supervisor(settings, records, processes, environment, report)
+        listener = Listener(supervisor, report, trust, settings.max_processes)
+        supervisor.recover()
+        sockets = open_listening_sockets(settings.listen, settings.port)
+        async with trio.open_nursery() as everything:
+            await everything.start(supervisor.serve)
+            daemon = _Daemon(settings, reread, report, supervisor, listener)
+            async with trio.open_nursery() as sessions:
+                accepting = trio.CancelScope()
+                sessions.start_soon(daemon.accept, sockets, sessions, accepting)
+                daemon.say_ready(sockets)
+                await daemon.heed(signals, accepting, sessions.cancel_scope)
+            everything.cancel_scope.cancel()
+        report.info("ended; applications go on")
+
+
+@final
+class _Daemon:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        reread: Callable[[], ServerSettings],
+        report: Report,
+        supervisor: Supervisor,
+        listener: Listener,
+    ) -> None:
+        self._settings = settings
+        self._reread = reread
+        self._report = report
+        self._supervisor = supervisor
+        self._listener = listener
+
+    async def accept(self, sockets: list[trio.SocketListener], sessions: trio.Nursery, accepting: trio.CancelScope) -> None:
+        with accepting:
+            async with trio.open_nursery() as nursery:
+                for sock in sockets:
+                    nursery.start_soon(self._listener.accept, sock, sessions)
+
+    def say_ready(self, sockets: list[trio.SocketListener]) -> None:
+        self._report.info(f"cmappserver {VERSION} started, {self._supervisor.count_active()} applications found again")
+        for sock in sockets:
+            name = sock.socket.getsockname()
+            self._report.info(f"listening on {address_of(name)} port {name[1]}")
+        notify("READY=1", f"STATUS=listening on port {sockets[0].socket.getsockname()[1]}")
+
+    async def heed(
+        self, signals: AsyncIterator[int], accepting: trio.CancelScope, sessions: trio.CancelScope
+    ) -> None:
+        """Act on signals until the sessions have been let go, or a second TERM cuts that short."""
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                if number == _HUP:
+                    await self._reload()
+                elif accepting.cancel_called:
+                    nursery.cancel_scope.cancel()
+                    break
+                else:
+                    name = signal.Signals(number).name
+                    self._report.info(f"{name}: letting the managers go, the applications go on")
+                    notify("STOPPING=1")
+                    accepting.cancel()
+                    nursery.start_soon(partial(self._drain, nursery.cancel_scope))
+        sessions.cancel()
+
+    async def _drain(self, heeding: trio.CancelScope) -> None:
+        await self._listener.drain("the server ends, for a restart or for good")
+        heeding.cancel()
+
+    async def _reload(self) -> None:
+        notify("RELOADING=1", f"MONOTONIC_USEC={int(trio.current_time() * 1e6)}")
+        try:
+            settings = self._reread()
+            trust = await trio.to_thread.run_sync(load_trust, settings)
+        except (SettingsError, KeysError) as error:
+            self._report.error(f"reload failed, the old configuration and keys stay in force: {error}")
+        else:
+            self._take_over(settings, trust)
+        notify("READY=1")
+
+    def _take_over(self, settings: ServerSettings, trust: Trust) -> None:
+        old = self._settings
+        fixed = [name for name in ("listen", "port", "state_dir") if getattr(settings, name) != getattr(old, name)]
+        if fixed:
+            self._report.warning(f"{', '.join(fixed)} changed in the configuration: that needs a restart of the server")
+            settings = replace(settings, listen=old.listen, port=old.port, state_dir=old.state_dir)
+        self._settings = settings
+        self._supervisor.reconfigure(settings)
+        self._listener.reload(trust, settings.max_processes)
+        self._report.info("configuration and keys read again and in force")

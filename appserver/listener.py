@@ -1,0 +1,218 @@
+"""Accept, shake hands under a deadline, hand over to a session; bounds, drain and reload.
+
+A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and number; where
+a bound is reached the oldest one gives way. One that is refused gets the TLS alert that says why: trio raises without sending
+what OpenSSL has ready, so that is done here, and the connection then lingers until the peer has read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import ssl
+import time
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from appserver.ratelimit import HalfOpen, RateLimit
+from appserver.report import Report
+from appserver.session import PeerName, Session
+from appserver.sockets import address_of, keep_honest
+from appserver.supervisor import Supervisor
+from pki.contexts import Material, PeerRefused, judge_peer
+
+HANDSHAKE_SECONDS = 10.0
+"""The contract's bound; TLS 1.3 takes two round trips, and a guest that swaps perhaps a second."""
+
+MAX_HALF_OPEN = 64
+MAX_HALF_OPEN_PER_ADDRESS = 16
+"""Each costs a task, a descriptor and some 100 KiB of TLS state: 64 are 7 MB at worst, and a host that restarts thirty
+managers at once has a handful of them under way."""
+
+SESSIONS_PER_PROCESS = 4
+"""A migrated guest has the managers of two hosts for a while, and an administrator may watch too."""
+
+REFUSAL_LOG_SECONDS = 60.0
+"""One line for each address and minute about refused peers."""
+
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 65536
+"""A refused peer has this long, and may send this much more, to read the alert: closing over unread data would discard it."""
+
+ACCEPT_RETRY_SECONDS = 0.1
+"""Pause after descriptors or memory ran out."""
+
+DRAIN_SECONDS = 3.0
+"""For the goodbyes at the end; a manager takes its own in a round trip."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a handshake needs: swapped as a whole by a reload."""
+
+    context: ssl.SSLContext
+    material: Material
+
+
+@final
+@dataclass(eq=False, slots=True)
+class _Guest:
+    """A peer that has proved who it is."""
+
+    session: Session
+    der: bytes
+    certificate: dict[str, object]
+
+
+@final
+class Listener:
+    """Lets managers in. `serve` accepts until its scope is cancelled; sessions live in the nursery given."""
+
+    def __init__(self, supervisor: Supervisor, report: Report, trust: Trust, max_processes: int) -> None:
+        self._supervisor = supervisor
+        self._report = report
+        self._trust = trust
+        self.max_sessions = SESSIONS_PER_PROCESS * max_processes
+        self._half_open: HalfOpen[trio.CancelScope] = HalfOpen(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS)
+        self._refusals = RateLimit(REFUSAL_LOG_SECONDS)
+        self._guests: set[_Guest] = set()
+
+    async def accept(self, listener: trio.SocketListener, sessions: trio.Nursery) -> None:
+        """Accept on one socket until cancelled, which closes it. Sessions go on in `sessions`."""
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _OUT_OF_RESOURCES:
+                        raise
+                    self._log_limited("accept", f"cannot accept connections: {error.strerror} (errno:{error.errno})")
+                    await trio.sleep(ACCEPT_RETRY_SECONDS)
+                else:
+                    sessions.start_soon(self._serve_peer, stream)
+
+    def reload(self, trust: Trust, max_processes: int) -> None:
+        """Use other keys from the next connection on; name those who would be refused then."""
+        self._trust = trust
+        self.max_sessions = SESSIONS_PER_PROCESS * max_processes
+        for guest in self._guests:
+            try:
+                judge_peer(trust.material, guest.der, guest.certificate, name=None, now_unix=time.time())
+            except PeerRefused as error:
+                self._report.warning(
+                    f"{guest.session} stays until its session ends, and will be refused at its next connection: {error}"
+                )
+
+    async def drain(self, reason: str) -> None:
+        """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""
+        for guest in list(self._guests):
+            guest.session.let_go(reason)
+        with trio.move_on_after(DRAIN_SECONDS):
+            while self._guests:
+                await trio.sleep(0.01)
+
+    async def _serve_peer(self, stream: trio.SocketStream) -> None:
+        try:
+            address = address_of(stream.socket.getpeername())
+            keep_honest(stream.socket)
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            guest = await self._admit(stream, address)
+            if guest is not None:
+                await self._serve_guest(guest)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # gone while it was being refused
+        except Exception as error:  # noqa: BLE001  (one connection's bug must not end the server, nor the other sessions)
+            self._report.error(f"a bug ended the session of {address}: {type(error).__name__}: {error}")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _admit(self, stream: trio.SocketStream, address: str) -> _Guest | None:
+        """Shake hands; None where the peer is refused, which it has been told as far as it listens."""
+        tls = trio.SSLStream(stream, self._trust.context, server_side=True)
+        material = self._trust.material
+        with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS) as stranger:
+            self._make_room(stranger, address)
+            try:
+                await tls.do_handshake()
+            except trio.BrokenResourceError as error:
+                self._log_refusal(address, _tls_reason(error))
+                await self._send_alert(tls, stream)
+                return None
+            finally:
+                self._half_open.leave(stranger)
+        if stranger.cancelled_caught:
+            late = trio.current_time() >= stranger.deadline
+            self._log_refusal(address, f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one")
+            return None
+        der, certificate = tls.getpeercert(binary_form=True), tls.getpeercert()
+        try:
+            peer = judge_peer(material, der, certificate, name=None, now_unix=time.time())
+        except PeerRefused as error:
+            self._log_refusal(address, str(error))
+            await trio.aclose_forcefully(tls)
+            return None
+        if peer.warning:
+            self._log_limited(peer.fingerprint, f"manager at {address}: {peer.warning}")
+        session = Session(tls, self._supervisor, self._report, PeerName(address, peer.fingerprint))
+        return _Guest(session, der, certificate)
+
+    def _make_room(self, stranger: trio.CancelScope, address: str) -> None:
+        leaving = self._half_open.enter(stranger, address)
+        if leaving is not None:
+            leaving.deadline = math.inf  # so that it is seen to have given way, not to have been too slow
+            leaving.cancel()
+
+    async def _serve_guest(self, guest: _Guest) -> None:
+        if len(self._guests) >= self.max_sessions:
+            text = f"{len(self._guests)} managers have a session already, and no more than {self.max_sessions} may"
+            self._report.warning(f"refused {guest.session}: {text}")
+            await guest.session.refuse("sessions", text)
+            return
+        self._guests.add(guest)
+        try:
+            await guest.session.serve()
+        finally:
+            self._guests.discard(guest)
+
+    @staticmethod
+    async def _send_alert(tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream) -> None:
+        pending = tls._outgoing.read()  # noqa: SLF001  (trio offers no other way to what OpenSSL has ready)
+        if not pending:
+            return
+        with trio.move_on_after(LINGER_SECONDS):
+            try:
+                await stream.send_all(pending)
+                await stream.send_eof()
+                unread = LINGER_BYTES
+                while unread > 0 and (data := await stream.receive_some(unread)):
+                    unread -= len(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+    def _log_refusal(self, address: str, reason: str) -> None:
+        self._log_limited(address, f"refused a connection from {address}: {reason}")
+
+    def _log_limited(self, key: str, text: str) -> None:
+        held_back = self._refusals.passes(key, trio.current_time())
+        if held_back is not None:
+            more = f" ({held_back} more like it since the last such line)" if held_back else ""
+            self._report.warning(text + more)
+
+
+def _tls_reason(error: trio.BrokenResourceError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not in the trust store ({cause.verify_message})"
+    if isinstance(cause, ssl.SSLError):
+        return f"the TLS handshake failed: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
+    if isinstance(cause, OSError):
+        return f"the connection broke: {cause.strerror}"
+    return "it hung up during the handshake"

@@ -1,0 +1,279 @@
+"""One manager's conversation, from the greeting to the end: messages in, calls of the supervisor out, and the other way round.
+
+It knows a stream of bytes, whatever carries it. One task reads, one writes; what the supervisor tells is put into a bounded
+queue, so a manager that does not read costs its own session and delays nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from appserver import runlog
+from appserver.messages import (
+    Ack,
+    Bye,
+    Ended,
+    Error,
+    Goodbye,
+    Greeting,
+    Hello,
+    Message,
+    MessageError,
+    Poll,
+    Previous,
+    Refused,
+    RefusalCode,
+    Running,
+    State,
+    Status,
+    Stop,
+    Stopping,
+    Unknown,
+    Watch,
+)
+from appserver.messages import Run as RunMessage
+from appserver.outcome import Lost, Outcome
+from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
+from appserver.report import Report, host_name
+from appserver.services import Phase, Run, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
+from appserver.supervisor import Supervisor
+from appserver.version import software
+
+HELLO_SECONDS = 10.0
+"""A manager answers the greeting at once; this is the handshake's bound again."""
+
+MIN_SILENCE_SECONDS = 15.0
+SILENT_POLLS = 3
+"""Three polls missed, but never less than 15 seconds: a guest host that is busy, or pauses to migrate, is not gone."""
+
+SEND_SECONDS = 15.0
+"""A manager that does not take a message for this long is gone; half-sent, the stream is of no use anyway."""
+
+CLOSE_SECONDS = 2.0
+"""For the goodbye of TLS."""
+
+MAX_QUEUED_MESSAGES = 64
+"""A session awaits one answer at a time; this many unread ones mean that the manager does not read."""
+
+MAX_RECEIVE_BYTES = 65536
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PeerName:
+    """Who is at the other end: the address, and the fingerprint of the certificate it proved to own."""
+
+    address: str
+    fingerprint: str
+
+
+@final
+class Session:
+    """One manager."""
+
+    def __init__(self, stream: trio.abc.Stream, supervisor: Supervisor, report: Report, peer: PeerName) -> None:
+        self._stream = stream
+        self._supervisor = supervisor
+        self._report = report
+        self.peer = peer
+        self._connection = Connection("server")
+        self._queue, self._queued = trio.open_memory_channel[Message](MAX_QUEUED_MESSAGES)
+        self._scope = trio.CancelScope()
+        self._silence_seconds = HELLO_SECONDS
+        self._name = f"a manager at {peer.address}"
+        self._run_id: str | None = None
+        self._run_seq: int | None = None
+        self._stop_seq: int | None = None
+        self._tail_lines = 0
+
+    def __str__(self) -> str:
+        return f"{self._name} at {self.peer.address}" if self._run_id else self._name
+
+    async def serve(self) -> None:
+        """Talk until either side ends it. Closes the stream; cancelled, it lets go of the manager at once."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as tasks:
+                    tasks.start_soon(self._write)
+                    self._say(Greeting(VERSIONS, software("cmappserver"), host_name()))
+                    await self._read()
+                    self._queue.close()
+        finally:
+            self._supervisor.leave(self)
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await self._stream.aclose()
+
+    async def refuse(self, code: RefusalCode, text: str) -> None:
+        """Say in place of a greeting that this session will not be. Closes the stream."""
+        with trio.move_on_after(SEND_SECONDS):
+            await self._stream.send_all(self._connection.send(Refused(None, code, text)))
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await self._stream.aclose()
+
+    def let_go(self, reason: str) -> None:
+        """Say goodbye and end; the application goes on."""
+        self._say(Goodbye(reason))
+        self._queue.close()
+
+    def tell(self, what: Tell) -> None:
+        """Pass on what the supervisor tells."""
+        match what:
+            case TellRunning(_, run, attached, previous):
+                self._tell_running(run, previous, attached=attached)
+            case TellStopping(_, run_id):
+                if self._stop_seq is not None:
+                    self._say(Stopping(self._stop_seq, run_id))
+                    self._stop_seq = None
+            case TellEnded(_, run_id, outcome, log_path):
+                seq = self._run_seq if self._run_seq is not None else self._stop_seq
+                self._tell_ended(seq, run_id, outcome, log_path)
+            case TellRefused(_, code, text):
+                self._say(Refused(self._run_seq, code, text))
+                self._run_seq = None
+
+    def _tell_running(self, run: Run, previous: tuple[str, Outcome] | None, *, attached: bool) -> None:
+        if self._run_seq is None:
+            return
+        self._run_id = run.run_id
+        self._say(
+            Running(
+                re=self._run_seq,
+                run=run.run_id,
+                state=_wire_state(run),
+                attached=attached,
+                pid=run.pid,
+                started_at=run.started_at,
+                ran_seconds=_ran_seconds(run),
+                log=run.log_path,
+                previous=Previous(*previous) if previous else None,
+            )
+        )
+        self._run_seq = None
+
+    def _tell_ended(self, seq: int | None, run_id: str, outcome: Outcome, log_path: str | None) -> None:
+        by_itself = not isinstance(outcome, Lost) and outcome.account.stopped_by is None
+        tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
+        self._say(Ended(seq, run_id, outcome, tail))
+        self._run_seq = self._stop_seq = None
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._queue.send_nowait(message)
+        except trio.WouldBlock:
+            self._report.warning(f"{self} does not read, its session is closed; its application goes on")
+            self._scope.cancel()
+        except trio.ClosedResourceError:
+            pass  # it has been let go: what there is to tell, it will hear when it comes back
+
+    async def _write(self) -> None:
+        async for message in self._queued:
+            try:
+                data = self._connection.send(message)
+            except MessageError as error:
+                self._report.error(f"cannot tell {self} of {message.type_name!r}: {error}")
+                continue
+            with trio.move_on_after(SEND_SECONDS) as patience:
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    break
+            if patience.cancelled_caught:
+                self._report.warning(f"{self} does not read, its session is closed; its application goes on")
+                break
+        self._scope.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while (event := await self._next_event()) is not CLOSED:
+                if isinstance(event, Unknown):
+                    self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
+                elif not self._heed(event):
+                    return
+        except trio.TooSlowError:
+            self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
+        except trio.BrokenResourceError:
+            self._report.info(f"lost contact with {self}; its application goes on")
+        except ProtocolError as error:
+            self._report.warning(f"closed the session of {self}: {error}")
+            self._say(Error(None, str(error)))
+
+    async def _next_event(self) -> Event:
+        with trio.fail_after(self._silence_seconds):
+            while (event := self._connection.next_event()) is NEED_DATA:
+                self._connection.receive_data(await self._stream.receive_some(MAX_RECEIVE_BYTES))
+            return event
+
+    def _heed(self, message: Event) -> bool:
+        """Do what one message asks; False where the conversation is over."""
+        match message:
+            case Hello():
+                self._name = f"{message.software.split()[0]}[{message.pid}] on {message.host}"
+                self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
+                if message.version not in VERSIONS:
+                    self._say(Refused(None, "version", f"this server speaks version {VERSIONS[-1]}, not {message.version}"))
+                    return False
+            case RunMessage():
+                self._begin(message.seq, message.run, message.tail_lines)
+                terms = Terms(message.survivors)
+                self._supervisor.run(self, message.run, message.service, terms)
+            case Watch():
+                self._begin(message.seq, message.run, message.tail_lines)
+                terms = Terms(message.survivors)
+                self._supervisor.watch(self, message.run, terms)
+            case Poll(seq):
+                self._answer_poll(seq)
+            case Stop(seq, run_id, timeout_seconds):
+                self._stop_seq = seq
+                self._supervisor.stop(self, run_id, self._name, timeout_seconds)
+            case Ack(run_id):
+                self._supervisor.acknowledge(run_id)
+            case Bye():
+                return False
+        return True
+
+    def _begin(self, seq: int, run_id: str, tail_lines: int) -> None:
+        self._supervisor.leave(self)
+        self._run_id = run_id
+        self._run_seq = seq
+        self._tail_lines = tail_lines
+
+    def _answer_poll(self, seq: int) -> None:
+        run = self._supervisor.find(self._run_id) if self._run_id else None
+        if self._run_id is None:
+            self._say(Error(seq, "there is nothing to tell: no run was asked for in this session"))
+        elif run is not None and run.phase is Phase.ENDED and run.outcome is not None:
+            self._tell_ended(seq, run.run_id, run.outcome, run.log_path)
+        elif run is None:  # it waits for another run of the service to be stopped
+            self._say(Status(seq, self._run_id, "starting", None, None, None, None, None))
+        else:
+            usage = self._supervisor.usage(run)
+            self._say(
+                Status(
+                    re=seq,
+                    run=run.run_id,
+                    state=_wire_state(run),
+                    pid=run.pid,
+                    ran_seconds=_ran_seconds(run),
+                    cpu_seconds=usage.cpu_seconds if usage else None,
+                    rss_bytes=usage.rss_bytes if usage else None,
+                    processes=None,
+                )
+            )
+
+
+def _wire_state(run: Run) -> State:
+    match run.phase:
+        case Phase.STARTING:
+            return "starting"
+        case Phase.STOPPING:
+            return "stopping"
+        case _:
+            return "running"
+
+
+def _ran_seconds(run: Run) -> float | None:
+    return round(time.monotonic() - run.started_monotonic, 3) if run.started_monotonic is not None else None

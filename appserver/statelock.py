@@ -1,0 +1,80 @@
+"""One server for each state directory: the lock that the second one finds taken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+LOCK_NAME = "server.lock"
+_LOCK_AT_BYTE = 1 << 20
+"""On Windows a lock keeps others from reading; it is taken far behind the pid that they want to read."""
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used: it belongs to another server, or cannot be written. Mend that, or name another."""
+
+
+@contextlib.contextmanager
+def locked_state_dir(path: str) -> Iterator[None]:
+    """Make the directory where it is missing, and hold its lock. Raises StateDirError.
+
+    The lock is the open file's: it goes with this process, however that ends, and no child inherits it.
+    """
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        lock_path = os.path.join(path, LOCK_NAME)
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError as error:
+        raise StateDirError(f"the state directory {path} cannot be used: {error.strerror} (errno:{error.errno})") from error
+    try:
+        if not _try_lock(fd):
+            owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() if sys.platform != "win32" else ""
+            by = f" with pid {owner}" if owner else ""
+            raise StateDirError(f"the state directory {path} is used by another server{by}: end that one, or name another")
+        with contextlib.suppress(OSError):  # a full disk: the pid is a help for people, the lock is what counts
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(fd)
+
+
+def make_log_dir(path: str) -> None:
+    """Make the directory of the logs where it is missing. Raises StateDirError."""
+    try:
+        os.makedirs(path, mode=0o750, exist_ok=True)
+    except OSError as error:
+        raise StateDirError(f"the log directory {path} cannot be made: {error.strerror} (errno:{error.errno})") from error
+
+
+def check_state_dir(path: str) -> None:
+    """See whether the directory, or where it is missing the nearest one above it, can be written. Raises StateDirError."""
+    nearest = path
+    while not os.path.exists(nearest) and os.path.dirname(nearest) != nearest:
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        raise StateDirError(f"{path} cannot be used: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StateDirError(f"{path} cannot be used: {nearest} cannot be written")
+
+
+def _try_lock(fd: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(fd, _LOCK_AT_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        os.lseek(fd, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -30,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/flake8 appmgr appserver pki tests
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform win32 appmgr appserver pki
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 """What `cmappmgr` is configured with for one node: defaults, lines for every node, the node's section (contract,
-section 3)."""
+section 3).
+"""
 
 from __future__ import annotations
 

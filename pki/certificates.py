@@ -124,7 +124,7 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 def describe_subject(certificate: x509.Certificate) -> str:
     """Give the subject as keytool prints it: `CN=host, O=Example`."""
-    return certificate.subject.rfc4514_string().replace(",", ", ")
+    return re.sub(r"(?<!\\),", ", ", certificate.subject.rfc4514_string())
 
 
 def key_fault(key: PublicKeyTypes) -> str | None:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print("\n".join(lines), flush=True)
     except OSError as error:
-        # The keys are made; whoever closed the pipe did not want to read about it, and the interpreter must not try again.
+        # Whoever closed the pipe did not want to read it, and the interpreter must not try again at its end.
         sys.stdout = None
         print(f"cmapppki: the keys are made, but not described: {error}", file=sys.stderr)
         return 1

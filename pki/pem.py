@@ -13,6 +13,9 @@ from pki.errors import KeysError
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
 
+_LINE_CHARACTERS = 64
+"""RFC 7468, section 2."""
+
 KEY_LABELS = (b"PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY", b"DSA PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
 
 _DSA_OID = bytes.fromhex("06072a8648ce380401")
@@ -46,7 +49,9 @@ def is_dsa(key: bytes, path: str) -> bool:
 
 def encode_certificate(der: bytes) -> bytes:
     """Write one certificate as a PEM block."""
-    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    text = base64.b64encode(der)
+    lines = [text[start : start + _LINE_CHARACTERS] for start in range(0, len(text), _LINE_CHARACTERS)]
+    return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----\n"])
 
 
 def _der(match: re.Match[bytes], path: str) -> bytes:

@@ -132,7 +132,10 @@ def _load(path: str, password: str, what: str) -> _Contents:
 
 def _conversion(path: str, kind: str) -> str:
     source, target = shlex.quote(path), shlex.quote(path + ".p12")
-    return f"keytool -importkeystore -srckeystore {source} -srcstoretype {kind} -destkeystore {target} -deststoretype PKCS12"
+    return (
+        f"keytool -importkeystore -srckeystore {source} -srcstoretype {kind} "
+        f"-destkeystore {target} -deststoretype PKCS12"
+    )
 
 
 def _bare_certificate(data: bytes) -> x509.Certificate | None:
@@ -150,8 +153,7 @@ def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> _Contents:
     try:
         store = pkcs12.load_pkcs12(data, password.encode())
     except ValueError as error:
-        setting = "keyStorePassword" if what == "key store" else "trustStorePassword"
-        raise KeysError(f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file") from error
+        raise KeysError(_pkcs12_fault(str(error), path, what)) from error
     except Exception as error:
         # UnsupportedAlgorithm, and whatever a parser of hostile bytes may raise: one line, not a traceback.
         raise KeysError(f"cannot open the {what} {path!r}: {type(error).__name__}: {error}") from error
@@ -161,6 +163,17 @@ def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> _Contents:
         for entry in bundled
     ]
     return _Contents(store.key, store.cert.certificate if store.cert else None, names)
+
+
+def _pkcs12_fault(error: str, path: str, what: str) -> str:
+    if error.startswith("Invalid password"):
+        setting = "keyStorePassword" if what == "key store" else "trustStorePassword"
+        return f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file"
+    # The password was right. keytool writes a parameter into DSA certificates that cryptography does not read.
+    return (
+        f"cannot read what is in the {what} {path!r}: a DSA key, as keytool made them by default, which TLS 1.3 cannot "
+        "use, or a damaged file: make new keys with cmapppki"
+    )
 
 
 def _load_pem(data: bytes, path: str, password: str, what: str) -> _Contents:

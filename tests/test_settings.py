@@ -102,8 +102,9 @@ def test_an_absent_default_file_gives_the_contracts_defaults_to_the_server(
 def test_every_key_of_the_server_is_understood(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "keyStore=k\nkeyStorePassword=p\ntrustStore=t\ntrustStorePassword=q\nlisten=127.0.0.1, [::1] localhost\nport=0\n"
-        "maxProcesses=2\nstateDir=s\nlogDir=l\nlogMaxBytes=64 KiB\nexpiredPins=refuse\nallow=/apps/*\nallow=C:\\apps\\*\n",
+        "keyStore=k\nkeyStorePassword=p\ntrustStore=t\ntrustStorePassword=q\n"
+        "listen=127.0.0.1, [::1] localhost\nport=0\nmaxProcesses=2\n"
+        "stateDir=s\nlogDir=l\nlogMaxBytes=64 KiB\nexpiredPins=refuse\nallow=/apps/*\nallow=C:\\apps\\*\n",
     )
     found = load_server_settings(path)
     assert found.keys.key_store == str(tmp_path / "k")

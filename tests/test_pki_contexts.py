@@ -1,0 +1,320 @@
+"""TLS policy, by real handshakes between two ends joined in memory: who gets in, who does not, and what each side
+is told."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from pki import contexts
+from pki.certificates import Issued, Purpose, issue, parse_dname
+from pki.contexts import Peer, client_context, judge_peer, server_context
+from pki.errors import KeysError, PeerRefused
+from pki.material import ExpiredPins, Material, Pin
+
+NOW = datetime.now(timezone.utc)
+DAY = timedelta(days=1)
+
+
+def der(made: Issued) -> bytes:
+    return made.certificate.public_bytes(Encoding.DER)
+
+
+def key_pem(made: Issued) -> bytes:
+    return made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def material(own: Issued, *trusted: Issued, expired_pins: ExpiredPins = "accept") -> Material:
+    pins = tuple(Pin(der(made), f"pin{number}") for number, made in enumerate(trusted))
+    return Material(own.certificate.public_bytes(Encoding.PEM), key_pem(own), pins, expired_pins)
+
+
+def guest(name: str = "g1", *, now: datetime = NOW, days: int = 400) -> Issued:
+    return issue(Purpose.SERVER, name, validity_days=days, now=now)
+
+
+def host(*, now: datetime = NOW, days: int = 400) -> Issued:
+    return issue(Purpose.CLIENT, "host1", validity_days=days, now=now)
+
+
+GUEST, HOST, STRANGER = guest(), host(), host()
+EXPIRED_GUEST, EXPIRED_HOST = guest(now=NOW - 20 * DAY, days=10), host(now=NOW - 20 * DAY, days=10)
+
+
+def authority(*, now: datetime = NOW) -> Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = parse_dname("CN=authority")
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    )
+    builder = builder.not_valid_before(now - DAY).not_valid_after(now + 10 * DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    return Issued(key, builder.sign(key, hashes.SHA256()))
+
+
+def issued_by(parent: Issued, *names: str, begins: datetime = NOW - DAY, days: int = 10, ca: bool = False) -> Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder().subject_name(parse_dname("CN=leaf")).issuer_name(parent.certificate.subject)
+    builder = builder.public_key(key.public_key()).serial_number(2).not_valid_before(begins)
+    builder = builder.not_valid_after(begins + days * DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    if names:
+        alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        builder = builder.add_extension(alternative, critical=False)
+    return Issued(key, builder.sign(parent.key, hashes.SHA256()))
+
+
+class End:
+    """One end of a handshake in memory."""
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side)
+        self.error: ssl.SSLError | None = None
+        self.done = False
+
+    def step(self, action: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                action()
+                self.done = True
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                self.error = error
+
+
+def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[End, End]:
+    """Shake hands to the end, both ends told everything that the other has to say: gives server and client."""
+    ends = End(server, server_side=True), End(client, server_side=False)
+    for _ in range(4):
+        for end, other in (ends[::-1], ends):
+            if not end.done:
+                end.step(end.tls.do_handshake)
+            other.incoming.write(end.outgoing.read())
+    # TLS 1.3 tells a refused client at its first read.
+    ends[1].done = False
+    ends[1].step(lambda: ends[1].tls.read(1))
+    return ends
+
+
+def accepted(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[End, End]:
+    ends = shake(server, client)
+    assert [end.error for end in ends] == [None, None]
+    assert ends[0].done
+    return ends
+
+
+def judge(mine: Material, end: End, name: str | None = None, *, now: datetime = NOW) -> Peer:
+    binary, certificate = end.tls.getpeercert(binary_form=True), end.tls.getpeercert()
+    assert binary is not None
+    assert certificate is not None
+    return judge_peer(mine, binary, certificate, name=name, now_unix=now.timestamp())
+
+
+def test_two_ends_that_pin_each_other_meet_over_tls_13_without_tickets() -> None:
+    server, client = material(GUEST, HOST), material(HOST, GUEST)
+    ends = accepted(server_context(server), client_context(client))
+    assert ends[1].tls.version() == "TLSv1.3"
+    assert judge(client, ends[1], "g1").alias == "pin0"
+    peer = judge(server, ends[0])
+    assert (peer.subject, peer.alias, peer.warning) == ("CN=host1", "pin0", None)
+    assert peer.fingerprint == HOST.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    assert not ends[1].tls.session.has_ticket  # type: ignore[union-attr]  # there is a session after a handshake
+
+
+def test_the_name_of_a_pinned_guest_does_not_matter() -> None:
+    client = material(HOST, GUEST)
+    ends = accepted(server_context(material(GUEST, HOST)), client_context(client))
+    assert judge(client, ends[1], "another-name").alias == "pin0"
+
+
+def test_a_foreign_key_is_refused_by_the_server_and_the_client_is_told() -> None:
+    server, client = shake(server_context(material(GUEST, HOST)), client_context(material(STRANGER, GUEST)))
+    assert server.error is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in str(server.error)
+    assert client.error is not None
+    assert "ALERT" in str(client.error)
+
+
+def test_a_foreign_guest_is_refused_by_the_client() -> None:
+    _, client = shake(server_context(material(guest("g2"), HOST)), client_context(material(HOST, GUEST)))
+    assert client.error is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in str(client.error)
+
+
+def test_a_client_without_a_certificate_is_refused() -> None:
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname = False
+    bare.verify_mode = ssl.CERT_NONE
+    server, client = shake(server_context(material(GUEST, HOST)), bare)
+    assert server.error is not None
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in str(server.error)
+    assert client.error is not None
+
+
+@pytest.mark.parametrize("old_side", ["server", "client"])
+def test_tls_12_is_refused_on_both_sides(old_side: str) -> None:
+    server, client = server_context(material(GUEST, HOST)), client_context(material(HOST, GUEST))
+    old = server if old_side == "server" else client
+    old.minimum_version = ssl.TLSVersion.TLSv1_2
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    ends = shake(server, client)
+    assert all(end.error is not None for end in ends)
+
+
+def test_old_and_new_keys_of_one_subject_are_trusted_side_by_side() -> None:
+    old, new = guest(), guest()
+    for trusted in ((old, new), (new, old)):
+        for current in trusted:
+            client = material(HOST, *trusted)
+            ends = accepted(server_context(material(current, HOST)), client_context(client))
+            assert judge(client, ends[1], "g1").alias == f"pin{trusted.index(current)}"
+
+
+def test_a_certificate_that_a_pinned_leaf_signed_is_refused() -> None:
+    forged = issued_by(HOST, "host1")
+    chain = forged.certificate.public_bytes(Encoding.PEM) + HOST.certificate.public_bytes(Encoding.PEM)
+    client = replace(material(forged, GUEST), chain_pem=chain)
+    server, _ = shake(server_context(material(GUEST, HOST)), client_context(client))
+    assert server.error is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in str(server.error)
+
+
+def test_a_clients_key_cannot_serve_as_a_guest() -> None:
+    _, client = shake(server_context(material(HOST, HOST)), client_context(material(HOST, HOST)))
+    assert client.error is not None
+    assert "purpose" in str(client.error)
+
+
+def test_expired_pins_are_accepted_with_a_warning_on_both_sides() -> None:
+    server, client = material(EXPIRED_GUEST, EXPIRED_HOST), material(EXPIRED_HOST, EXPIRED_GUEST)
+    ends = accepted(server_context(server), client_context(client))
+    for peer in (judge(server, ends[0]), judge(client, ends[1], "g1")):
+        assert peer.warning is not None
+        assert "expired on" in peer.warning
+        assert "(10 days ago): make new keys" in peer.warning
+
+
+def test_expired_pins_are_refused_in_the_handshake_where_that_is_set() -> None:
+    server, client = material(GUEST, EXPIRED_HOST, expired_pins="refuse"), material(EXPIRED_HOST, GUEST)
+    ends = shake(server_context(server), client_context(client))
+    assert ends[0].error is not None
+    assert "certificate has expired" in str(ends[0].error)
+    assert ends[1].error is not None
+    assert "CERTIFICATE_EXPIRED" in str(ends[1].error)
+
+
+def test_a_pin_that_expires_between_handshake_and_judgement_follows_the_policy() -> None:
+    server = material(GUEST, HOST, expired_pins="refuse")
+    ends = accepted(server_context(server), client_context(material(HOST, GUEST)))
+    with pytest.raises(PeerRefused, match=r"CN=host1 expired on .*, and expiredPins=refuse is set"):
+        judge(server, ends[0], now=NOW + 500 * DAY)
+    assert judge(replace(server, expired_pins="accept"), ends[0], now=NOW + 500 * DAY).warning
+
+
+def test_a_pin_that_is_not_valid_yet_is_accepted_with_a_warning_about_the_clock() -> None:
+    early = host(now=NOW + 30 * DAY)
+    server = material(GUEST, early)
+    ends = accepted(server_context(server), client_context(material(early, GUEST)))
+    warning = judge(server, ends[0]).warning
+    assert warning is not None
+    assert "is the clock right?" in warning
+
+
+def test_what_an_authority_in_the_store_issued_must_carry_the_nodes_name() -> None:
+    root = authority()
+    client = material(HOST, root)
+    ends = accepted(server_context(material(issued_by(root, "G1.example"), HOST)), client_context(client))
+    assert judge(client, ends[1], "g1.example.").alias is None
+    with pytest.raises(PeerRefused, match=r"not for 'g2\.example': it carries g1\.example as SAN"):
+        judge(client, ends[1], "g2.example")
+
+
+def test_a_manager_under_an_authority_may_have_any_name_but_must_have_one() -> None:
+    root = authority()
+    server = material(GUEST, root)
+    ends = accepted(server_context(server), client_context(material(issued_by(root, "host9"), GUEST)))
+    assert judge(server, ends[0]).subject == "CN=leaf"
+    ends = accepted(server_context(server), client_context(material(issued_by(root), GUEST)))
+    with pytest.raises(PeerRefused, match="carries no name as SAN"):
+        judge(server, ends[0])
+
+
+@pytest.mark.parametrize("begins", [NOW - 20 * DAY, NOW + 5 * DAY])
+def test_what_an_authority_issued_must_be_in_date_under_either_policy(begins: datetime) -> None:
+    root = authority()
+    leaf = issued_by(root, "host1", begins=begins)
+    server = material(GUEST, root)
+    ends = accepted(server_context(server), client_context(material(leaf, GUEST)))
+    with pytest.raises(PeerRefused, match=r"(expired on|is not valid before) .* is not in 'trust store' itself"):
+        judge(server, ends[0])
+    refusing = server_context(replace(server, expired_pins="refuse"))
+    assert shake(refusing, client_context(material(leaf, GUEST)))[0].error is not None
+
+
+def test_a_certificate_without_its_key_cannot_be_shown() -> None:
+    stolen = replace(material(HOST, GUEST), key_pem=key_pem(STRANGER))
+    with pytest.raises(KeysError, match="the key store 'key store' cannot be used: its private key does not match"):
+        client_context(stolen)
+
+
+def test_an_rsa_key_too_small_for_openssl_is_explained() -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    builder = x509.CertificateBuilder().subject_name(parse_dname("CN=x")).issuer_name(parse_dname("CN=x"))
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + DAY).serial_number(1).public_key(key.public_key())
+    chain = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(KeysError, match="its key is too small: make new keys"):
+        server_context(replace(material(GUEST, HOST), chain_pem=chain, key_pem=pem))
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password() -> None:
+    encrypted = GUEST.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x"))
+    with pytest.raises(KeysError, match="the private key is still encrypted"):
+        server_context(replace(material(GUEST, HOST), key_pem=encrypted))
+
+
+def test_a_trust_store_that_is_no_certificate_is_refused() -> None:
+    for pins in ((Pin(b"no der", "x"),), ()):
+        with pytest.raises(KeysError, match="the trust store 'trust store' cannot be used"):
+            server_context(replace(material(GUEST), pins=pins))
+
+
+def test_no_file_is_left_where_there_is_no_memory_file(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("sys.platform", "elsewhere")
+    seen: list[int] = []
+
+    with contexts._path_of(b"secret") as path:
+        seen.append(os.stat(path).st_mode & 0o777)
+    server_context(material(GUEST, HOST))
+    assert seen == [0o600]
+    assert os.listdir(str(tmp_path)) == []
+
+
+def test_no_descriptor_is_left_after_a_context_is_made() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    server_context(material(GUEST, HOST))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_subject_cannot_smuggle_control_characters_into_the_log() -> None:
+    made = issue(Purpose.CLIENT, "host1", dname="CN=a\nb, O=x", now=NOW)
+    server = material(GUEST, made)
+    ends = accepted(server_context(server), client_context(material(made, GUEST)))
+    assert judge(server, ends[0]).subject == "CN=a?b, O=x"
+
+
+def test_secrets_do_not_show_in_the_repr_of_material() -> None:
+    assert "PRIVATE" not in repr(material(GUEST, HOST))

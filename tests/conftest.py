@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pair import Guest, make_keys, open_guest
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys of one host and one guest, made once."""
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
+    """A guest whose server listens; everything of it is ended with the test."""
+    with open_guest(tmp_path / "guest", keys) as guest:
+        guest.start_server()
+        yield guest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 
@@ -59,7 +58,7 @@ def write_file(path: str, data: bytes, *, mode: int, force: bool) -> None:
     Raises `KeysError`; then nothing of the new file is left.
     """
     directory, name = os.path.split(path)
-    draft = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.new")
+    draft = os.path.join(directory, f".{name}.{os.urandom(8).hex()}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except OSError as error:

@@ -98,7 +98,10 @@ def load_trust_store(path: str, password: str) -> tuple[Pin, ...]:
     found: dict[bytes, Pin] = {}
     for number, (certificate, alias) in enumerate(contents.certificates, start=1):
         if fault := key_fault(certificate.public_key()):
-            raise KeysError(f"the trust store {path!r} holds a certificate with {fault}, which TLS 1.3 cannot use")
+            raise KeysError(
+                f"the trust store {path!r} holds a certificate with {fault}, which TLS 1.3 cannot use: "
+                "make new keys with cmapppki where it comes from"
+            )
         der = certificate.public_bytes(serialization.Encoding.DER)
         found.setdefault(der, Pin(der, alias or f"certificate {number}"))
     if not found:

@@ -182,8 +182,11 @@ def explain(error: BaseException, trust_store: str | None = None) -> str:
             return "the server closed the connection without a word"
         case ssl.SSLError():
             return _explain_tls(cause.reason or str(cause))
+        case socket.gaierror():
+            return f"{cause.strerror} (errno:{cause.errno})"
         case OSError() if cause.errno is not None:
-            return f"{cause.strerror or os.strerror(cause.errno)} (errno:{cause.errno})"
+            # Not `strerror`: trio puts a sentence of its own there.
+            return f"{os.strerror(cause.errno)} (errno:{cause.errno})"
         case trio.BrokenResourceError() | trio.ClosedResourceError():
             return "the connection broke"
         case _:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -315,7 +316,8 @@ def tls_error(reason: str) -> ssl.SSLError:
     [
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused (errno:"),
         (broken_by(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")), "reset by peer (errno:"),
-        (OSError(errno.EHOSTUNREACH, None), f"(errno:{errno.EHOSTUNREACH})"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known (errno:-2)"),
+        (OSError(errno.EHOSTUNREACH, "a sentence of trio's own"), f"(errno:{errno.EHOSTUNREACH})"),
         (broken_by(tls_error("TLSV1_ALERT_UNKNOWN_CA")), "the guest does not accept our key"),
         (broken_by(tls_error("SSLV3_ALERT_CERTIFICATE_UNKNOWN")), "(TLS alert: certificate unknown)"),
         (broken_by(tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED")), "does not accept our key"),

@@ -12,6 +12,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal, final
 
+MAX_DESCRIBED_CHARACTERS = 200
+"""Enough to tell services apart in a log, short enough to read one."""
+
 Form = Literal["line", "vector"]
 
 
@@ -48,8 +51,9 @@ class Service:
         return self.words[0] if self.form == "line" else shlex.join(self.words)
 
     def describe(self) -> str:
-        """Name the service for a log line: the string, and the instance where there is one."""
-        return f"{self.text!r} instance {self.instance!r}" if self.instance else repr(self.text)
+        """Name the service for a log line: the string, cut where it is long, and the instance where there is one."""
+        text = self.text if len(self.text) <= MAX_DESCRIBED_CHARACTERS else self.text[: MAX_DESCRIBED_CHARACTERS - 1] + "…"
+        return f"{text!r} instance {self.instance!r}" if self.instance else repr(text)
 
     def argv(self) -> tuple[str, ...]:
         """Give the vector to execute: the words, or the line split by the rules of this system, without a shell.

@@ -15,16 +15,18 @@ SETTLE_SECONDS = 0.3
 class Cutter:
     """Relays to `port` on loopback; cuts the first connection instead of passing on the server's flight number `flights`.
 
-    A flight is what comes from the server before the client speaks again: 1 the handshake, 2 the greeting, 3 the reply.
+    A flight is what comes from the server before the client speaks again: 1 the handshake, 2 the greeting, 3 the reply. Without
+    a number nothing is cut but by `cut_all`.
     """
 
-    def __init__(self, port: int, *, flights: int) -> None:
+    def __init__(self, port: int, *, flights: int | None) -> None:
         self._target = port
         self._flights = flights
         self.cuts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._open: set[socket.socket] = set()
 
     def __enter__(self) -> Cutter:
         self._thread.start()
@@ -35,6 +37,12 @@ class Cutter:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
+
+    def cut_all(self) -> None:
+        """Cut every connection that there is."""
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
         relays = []
@@ -49,11 +57,14 @@ class Cutter:
 
     def _relay(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:
-            selector = selectors.DefaultSelector()
-            with selector:
-                selector.register(client, selectors.EVENT_READ, server)
-                selector.register(server, selectors.EVENT_READ, client)
-                self._pump(selector, client, server)
+            self._open |= {client, server}
+            try:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(client, selectors.EVENT_READ, server)
+                    selector.register(server, selectors.EVENT_READ, client)
+                    self._pump(selector, client, server)
+            finally:
+                self._open -= {client, server}
 
     def _pump(self, selector: selectors.BaseSelector, client: socket.socket, server: socket.socket) -> None:
         flights = 0
@@ -67,7 +78,7 @@ class Cutter:
                 if key.fileobj is server and speaker is client:
                     flights += 1
                 speaker = key.fileobj
-                if self.cuts == 0 and flights >= self._flights and key.fileobj is server:
+                if self._flights and self.cuts == 0 and flights >= self._flights and key.fileobj is server:
                     self.cuts += 1
                     server.settimeout(SETTLE_SECONDS)
                     with contextlib.suppress(TimeoutError):

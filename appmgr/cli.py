@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, final
 from appmgr.options import HELP, SHORT_HELP, ManagerOptions, UsageError, parse_options
 from appmgr.settings import NodeSettings, load_node_settings
 from appserver.outcome import signal_name
-from appserver.protocol import SOFTWARE_VERSION
 from appserver.report import Report, hold_standard_descriptors, host_name
+from appserver.version import software
 from pki.errors import PkiError
 
 if TYPE_CHECKING:
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 PROGRAM = "cmappmgr"
 
 USAGE_STATUS = 2
+
+RUN_ID_BYTES = 16
+"""Drawn from the system's random numbers; the `secrets` module would cost 10 ms of imports to do the same."""
 
 HANDSHAKE_TIMEOUT_SHARE = 1 / 3
 """Of the timeout: a server that is frozen in the middle of one attempt leaves time for another."""
@@ -133,7 +135,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _inform(wish: Literal["help", "version"]) -> int:
-    text = HELP if wish == "help" else f"{PROGRAM} {SOFTWARE_VERSION}\n"
+    text = HELP if wish == "help" else f"{software(PROGRAM)}\n"
     return _say(sys.stdout.write, text, 0)
 
 
@@ -201,7 +203,7 @@ def _watch(
 
     async def drive() -> int:
         now = trio.current_time()
-        manager = Manager(options, secrets.token_hex(16), now - (time.perf_counter() - began))
+        manager = Manager(options, os.urandom(RUN_ID_BYTES).hex(), now - (time.perf_counter() - began))
         return await watch(
             manager,
             dialer.dial,
@@ -219,4 +221,4 @@ def _watch(
 def _hello(poll_seconds: float, version: int) -> Hello:
     from appserver.messages import Hello
 
-    return Hello(version, f"{PROGRAM} {SOFTWARE_VERSION}", host_name(), os.getpid(), poll_seconds)
+    return Hello(version, software(PROGRAM), host_name(), os.getpid(), poll_seconds)

@@ -46,9 +46,6 @@ from appserver.messages import (
 VERSIONS: Final = (1,)
 """Protocol versions that this release speaks, the best last."""
 
-SOFTWARE_VERSION: Final = "0.1.0"
-"""The release, for greetings and `--version`. A test holds it to the package's metadata, which take 20 ms to read."""
-
 Role = Literal["manager", "server"]
 
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from appmgr.cli import main
 from appserver.messages import Ack, Bye, Ended, Greeting, Hello, Message, Run, Running, Stop, Stopping
 from appserver.outcome import Account, Exited, Signaled
-from appserver.protocol import CLOSED, NEED_DATA, SOFTWARE_VERSION, Connection
+from appserver.protocol import CLOSED, NEED_DATA, Connection
+from appserver.version import software
 from pki.certificates import Purpose, issue
 from pki.contexts import server_context
 from pki.material import Keys
@@ -346,4 +347,4 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"cmappmgr {SOFTWARE_VERSION}\n"
+    assert capsys.readouterr().out == software("cmappmgr") + "\n"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -42,7 +40,6 @@ from appserver.outcome import Account, Exited, Lost, Signaled
 from appserver.protocol import (
     CLOSED,
     NEED_DATA,
-    SOFTWARE_VERSION,
     Connection,
     EndState,
     Event,
@@ -460,8 +457,3 @@ def test_the_highest_common_version_is_chosen() -> None:
     assert choose_version((1, 2, 3)) == 1
     assert choose_version((2, 3)) is None
     assert choose_version(()) is None
-
-
-def test_the_release_is_the_packages() -> None:
-    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.findall(r'^version = "(.*)"$', text, re.MULTILINE) == [SOFTWARE_VERSION]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -457,3 +459,21 @@ def test_the_highest_common_version_is_chosen() -> None:
     assert choose_version((1, 2, 3)) == 1
     assert choose_version((2, 3)) is None
     assert choose_version(()) is None
+
+
+def test_the_transcript_in_the_documentation_is_a_legal_conversation() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
+    said = re.findall(r"^    ([SM]) (\{.*\})$", page.partition("<!-- transcript -->")[2], re.MULTILINE)
+    ends = {"S": Connection("manager"), "M": Connection("server")}
+    heard: list[Event] = []
+    for speaker, text in said:
+        hearer, other = ends[speaker], ends["M" if speaker == "S" else "S"]
+        hearer.receive_data(text.encode() + b"\n")
+        event = hearer.next_event()
+        heard.append(event)
+        if not isinstance(event, Unknown):
+            assert isinstance(event, Message)
+            other.send(event)
+    assert len(heard) == 14
+    assert heard[7] == Unknown("dance", 3)
+    assert heard[-1] == Bye()

@@ -3,7 +3,8 @@
 A process is a member of a tree if its parent is, or if it is of the main process's session (POSIX). Parents die and
 pids are used again, so membership is kept from look to look: a member that has died vouches for the children that it
 left at the next two looks; afterwards they are members by themselves. Once nobody of the session lives its number
-counts no more. A process that leaves both its session and its parents between two looks escapes; Linux has waiters for that.
+counts no more. A process that leaves both its session and its parents between two looks escapes; Linux has waiters for
+that.
 
 A look is not one moment: a parent may fork when the pids are listed already and end before its turn comes, and then
 neither is seen. So a tree, or a session, has died out only when `EMPTY_LOOKS` in a row show nobody.

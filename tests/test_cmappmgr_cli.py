@@ -17,6 +17,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from appmgr import cli
 from appmgr.cli import main
 from appserver.messages import Ack, Bye, Ended, Greeting, Hello, Message, Run, Running, Stop, Stopping
 from appserver.outcome import Account, Exited, Signaled
@@ -31,6 +32,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and an 
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60.0
+EMPTY = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""The environment that a cluster gives, except where the coverage of the child is measured."""
+
 PREFIX = re.compile(r"^[A-Z][a-z]{2} [ 123]\d \d\d:\d\d:\d\d \S+ cmappmgr\[\d+\]: ")
 
 
@@ -137,7 +141,7 @@ async def run_program(place: Place, process: list[trio.Process], *options: str) 
     words = [sys.executable, "-c", BOOTSTRAP, "-node", "g1", "--config", place.config, *options]
     words += ["-service", "/bin/sh", "-c", "exit 3"]
     started: trio.Process = await trio.lowlevel.open_process(
-        words, env={}, cwd="/", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        words, env=EMPTY, cwd="/", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     process.append(started)
     assert started.stderr is not None
@@ -257,7 +261,7 @@ async def test_a_host_whose_key_the_guest_does_not_know_is_told_so(place: Place)
 def call(*words: str) -> Result:
     program = [sys.executable, "-c", BOOTSTRAP, *words]
     found = subprocess.run(
-        program, env={}, cwd="/", capture_output=True, timeout=PATIENCE_SECONDS, text=True, check=False
+        program, env=EMPTY, cwd="/", capture_output=True, timeout=PATIENCE_SECONDS, text=True, check=False
     )
     return Result(found.returncode, found.stderr.splitlines())
 
@@ -275,7 +279,7 @@ def test_a_refused_connection_is_logged_as_the_old_program_did(place: Place) -> 
 
 def test_a_term_before_the_first_contact_ends_it_at_once(place: Place) -> None:
     program = [sys.executable, "-c", BOOTSTRAP, "-node", "g1", "--config", place.config, "-service", "x"]
-    with subprocess.Popen(program, env={}, cwd="/", stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(program, env=EMPTY, cwd="/", stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
         process.terminate()
@@ -289,7 +293,7 @@ def test_a_term_before_the_first_contact_ends_it_at_once(place: Place) -> None:
 def test_closed_standard_descriptors_change_nothing(place: Place) -> None:
     words = f"-node g1 --config {place.config} -cmappserver_timeout 0.3 --failure-status 44 -service x"
     command = f'exec {sys.executable} -c "{BOOTSTRAP}" {words} <&- >&- 2>&-'
-    found = subprocess.run(["/bin/sh", "-c", command], env={}, cwd="/", timeout=PATIENCE_SECONDS, check=False)
+    found = subprocess.run(["/bin/sh", "-c", command], env=EMPTY, cwd="/", timeout=PATIENCE_SECONDS, check=False)
     assert found.returncode == 44
 
 
@@ -313,7 +317,7 @@ def test_unusable_keys_are_one_clear_line(place: Place) -> None:
 def test_bytes_that_are_not_utf8_are_wrong_usage() -> None:
     found = subprocess.run(
         [os.fsencode(sys.executable), b"-c", BOOTSTRAP.encode(), b"-node", b"g1", b"-service", b"/x\xff"],
-        env={},
+        env=EMPTY,
         capture_output=True,
         timeout=PATIENCE_SECONDS,
         check=False,
@@ -321,6 +325,45 @@ def test_bytes_that_are_not_utf8_are_wrong_usage() -> None:
     assert found.returncode == 2
     assert b"is not UTF-8" in found.stderr
     assert b"PROGRAM EXIT CODE" not in found.stderr
+
+
+NEEDED = ["-node", "g1", "-service", "x"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_anything_else_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    monkeypatch.setattr(cli, "load_node_settings", lambda *_: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert main(NEEDED) == (130 if number == signal.SIGINT else 143)
+    assert signal.getsignal(number) is before
+    assert "before the first contact: nothing was started" in capfd.readouterr().err
+
+
+def test_signals_are_collected_once_the_loop_begins_and_an_ignored_hup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli.EarlySignals() as early:
+            assert early.numbers == (signal.SIGTERM, signal.SIGINT)
+            early.collect()
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGHUP)
+            assert early.take_over() == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_bug_is_reported_and_gives_the_failure_status(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "load_node_settings", lambda *_: 1 // 0)
+    assert main(["--failure-status", "77", *NEEDED]) == 77
+    lines = capfd.readouterr().err.splitlines()
+    assert "internal error, please report it: ZeroDivisionError" in lines[0]
+    assert all(PREFIX.match(line) for line in lines)
+    assert lines[-1].endswith("PROGRAM EXIT CODE 77")
 
 
 def test_no_words_give_short_help(capsys: pytest.CaptureFixture[str]) -> None:

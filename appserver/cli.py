@@ -112,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help=f"configuration file (default {default_config_path()}, may be absent)")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"configuration file (default {default_config_path()}, may be absent)"
+    )
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -123,12 +125,16 @@ def _parser() -> argparse.ArgumentParser:
         "--port", metavar="N", type=_port, help="TCP port, 0 for a free one (default: the file's 'port', else 5315)"
     )
     parser.add_argument(
-        "--state-dir", metavar="DIR", help="where the runs are recorded (default: the file's 'stateDir', else /run/cmappserver)"
+        "--state-dir",
+        metavar="DIR",
+        help="where the runs are recorded (default: the file's 'stateDir', else /run/cmappserver)",
     )
     parser.add_argument(
         "--log-dir", metavar="DIR", help="where output goes (default: the file's 'logDir', else /var/log/cmappserver)"
     )
-    parser.add_argument("--check", action="store_true", help="validate configuration and keys, say what would be done, and end")
+    parser.add_argument(
+        "--check", action="store_true", help="validate configuration and keys, say what would be done, and end"
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return parser
 

@@ -21,9 +21,10 @@ class CommandError(Exception):
 def resolve_command(word: str, environment: Mapping[str, str], allow: Iterable[str] = ()) -> str:
     """Find the program that `word` means and give its absolute path.
 
-    A word with a slash is a path, relative to `/` (the working directory of applications); any other is looked for along PATH.
-    Raises CommandError where there is none, it is a directory, not executable, or not allowed by any pattern of `allow`
-    (patterns of `fnmatch` for the path with all links resolved; where there are none, everything is allowed).
+    A word with a slash is a path, relative to `/` (the working directory of applications); any other is looked for
+    along PATH. Raises CommandError where there is none, it is a directory, not executable, or not allowed by any
+    pattern of `allow` (patterns of `fnmatch` for the path with all links resolved; where there are none, everything is
+    allowed).
     """
     path = _find(word, environment)
     _check(path)
@@ -42,7 +43,9 @@ def _find(word: str, environment: Mapping[str, str]) -> str:
         candidate = os.path.join(os.path.abspath(directory or os.path.sep), word)
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
-    raise CommandError("no-such-command", f"there is no command {word!r} in the server's PATH, {search_path}: give its path")
+    raise CommandError(
+        "no-such-command", f"there is no command {word!r} in the server's PATH, {search_path}: give its path"
+    )
 
 
 def _check(path: str) -> None:
@@ -57,4 +60,6 @@ def _check(path: str) -> None:
     if os.path.isdir(path):
         raise CommandError("is-a-directory", f"{path!r} is a directory, a command was expected")
     if not os.access(path, os.X_OK):
-        raise CommandError("not-executable", f"{path!r} is not executable: its x bit is not set, or the file system is noexec")
+        raise CommandError(
+            "not-executable", f"{path!r} is not executable: its x bit is not set, or the file system is noexec"
+        )

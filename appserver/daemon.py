@@ -1,7 +1,8 @@
 """The daemon from its start to its end: puts the rooms together, heeds signals, reloads.
 
-Order of the start: lock the state directory, find again what runs, listen, and only then say so, to the log and to systemd.
-Order of the end: stop listening, let the managers go, let go of the applications. A second TERM skips the goodbyes.
+Order of the start: lock the state directory, find again what runs, listen, and only then say so, to the log and to
+systemd. Order of the end: stop listening, let the managers go, let go of the applications. A second TERM skips the
+goodbyes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import trio
 from appserver.environment import application_environment
 from appserver.listener import Listener, Trust
 from appserver.notify import notify
-from appserver.processes import open_processes
+from appserver.platforms import open_processes
 from appserver.records import Records
 from appserver.report import Report
 from appserver.settings import ServerSettings
@@ -38,7 +39,9 @@ def load_trust(settings: ServerSettings) -> Trust:
     return Trust(server_context(material), material)
 
 
-async def run_daemon(settings: ServerSettings, reread: Callable[[], ServerSettings], trust: Trust, report: Report) -> None:
+async def run_daemon(
+    settings: ServerSettings, reread: Callable[[], ServerSettings], trust: Trust, report: Report
+) -> None:
     """Serve until TERM or INT.
 
     `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
@@ -82,7 +85,9 @@ class _Daemon:
         self._supervisor = supervisor
         self._listener = listener
 
-    async def accept(self, sockets: list[trio.SocketListener], sessions: trio.Nursery, accepting: trio.CancelScope) -> None:
+    async def accept(
+        self, sockets: list[trio.SocketListener], sessions: trio.Nursery, accepting: trio.CancelScope
+    ) -> None:
         with accepting:
             async with trio.open_nursery() as nursery:
                 for sock in sockets:
@@ -95,9 +100,7 @@ class _Daemon:
             self._report.info(f"listening on {address_of(name)} port {name[1]}")
         notify("READY=1", f"STATUS=listening on port {sockets[0].socket.getsockname()[1]}")
 
-    async def heed(
-        self, signals: AsyncIterator[int], accepting: trio.CancelScope, sessions: trio.CancelScope
-    ) -> None:
+    async def heed(self, signals: AsyncIterator[int], accepting: trio.CancelScope, sessions: trio.CancelScope) -> None:
         """Act on signals until the sessions have been let go, or a second TERM cuts that short."""
         async with trio.open_nursery() as nursery:
             async for number in signals:

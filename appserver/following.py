@@ -1,15 +1,15 @@
 """The server's end of a waiter: follow one run from its start, or from where a former server left it, to its end.
 
-The record is the event. A follower reads the state, tells it, and waits for the waiter's nudge to read it again. When the
-waiter is gone it reads once more, and then the lock and the state say what to do:
+The record is the event. A follower reads the state, tells it, and waits for the waiter's nudge to read it again. When
+the waiter is gone it reads once more, and then the lock and the state say what to do:
 
     the tree is gone                    the run is over
     nothing was executed                launch it (again)
     the main process lives              a substitute waiter adopts it
     it does not, and no outcome stands  ask the kernel, through a pidfd that was opened while it lived; else it is lost
 
-A process just started and one found again after a restart take the same path. Orders (stop, terms) are kept until the waiter
-has confirmed them, and given again to each waiter that takes over.
+A process just started and one found again after a restart take the same path. Orders (stop, terms) are kept until the
+waiter has confirmed them, and given again to each waiter that takes over.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import final
 
+assert sys.platform != "win32"
+
 import trio
 
 from appserver.kernel import outcome_of_stranger
-from appserver.launching import Launching, LaunchError
+from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
 from appserver.procfs import is_same_process
 from appserver.records import DamagedRecordError, RecordError, RunRecord, State, StateFile
 from appserver.services import Terms
-
-assert sys.platform != "win32"
 
 WAITER_END_SECONDS = 5.0
 """A waiter that has hung up ends within a millisecond; only one that was stopped by a debugger takes longer."""

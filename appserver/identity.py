@@ -1,8 +1,8 @@
 """Which application a manager means: the service string, its form and the instance name.
 
-The identity of a service is the raw string as the manager was given it, the form (one line to be split in the guest, or the
-exact vector) and the instance name (contract, section 1). Blanks count: the old guide tells administrators to add one to
-tell two runs of a command apart. Standard library only.
+The identity of a service is the raw string as the manager was given it, the form (one line to be split in the guest, or
+the exact vector) and the instance name (contract, section 1). Blanks count: the old guide tells administrators to add
+one to tell two runs of a command apart. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Form = Literal["line", "vector"]
 
 
 class ServiceError(ValueError):
-    """The service cannot be run as it stands: blank, holding a NUL, or a line that does not split. Ask for another one."""
+    """The service cannot be run as it stands: blank, holding a NUL, or a line that does not split. Ask for another
+    one.
+    """
 
 
 @final
@@ -52,7 +54,9 @@ class Service:
 
     def describe(self) -> str:
         """Name the service for a log line: the string, cut where it is long, and the instance where there is one."""
-        text = self.text if len(self.text) <= MAX_DESCRIBED_CHARACTERS else self.text[: MAX_DESCRIBED_CHARACTERS - 1] + "…"
+        text = (
+            self.text if len(self.text) <= MAX_DESCRIBED_CHARACTERS else self.text[: MAX_DESCRIBED_CHARACTERS - 1] + "…"
+        )
         return f"{text!r} instance {self.instance!r}" if self.instance else repr(text)
 
     def argv(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The few Linux calls that Python's standard library does not offer: subreaper, process name, the end told by a pidfd.
 
-Kept apart because they need `ctypes` or the kernel's own numbers. Standard library only: the launcher imports this before it
-forks, so that no waiter pays for `ctypes` again (measured: 60 to 100 MB for thirty waiters when imported after the fork).
+Kept apart because they need `ctypes` or the kernel's own numbers. Standard library only: the launcher imports this
+before it forks, so that no waiter pays for `ctypes` again (measured: 60 to 100 MB for thirty waiters when imported
+after the fork).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import os
 import struct
 import sys
 
-from appserver.outcome import Exited, Outcome, Signaled
-from appserver.procfs import process_stat
-
 assert sys.platform != "win32"
 
-import fcntl  # noqa: E402  (not on Windows)
+import fcntl
+
+from appserver.outcome import Exited, Outcome, Signaled
+from appserver.procfs import process_stat
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -25,7 +26,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 # struct pidfd_info of <linux/pidfd.h>, first published size (64 bytes): mask, cgroupid, eleven ids, exit_code.
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
 _PIDFD_INFO_EXIT = 1 << 3
-_PIDFD_GET_INFO = (3 << 30) | (_PIDFD_INFO.size << 16) | (0xFF << 8) | 11  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
+_PIDFD_GET_INFO = (
+    (3 << 30) | (_PIDFD_INFO.size << 16) | (0xFF << 8) | 11
+)  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
 
 _CAP_SYS_PTRACE = 1 << 19
 

@@ -1,18 +1,18 @@
 """The launcher: forks a waiter for each application, so that none has to load an interpreter of its own.
 
-The server starts one launcher: a fresh interpreter (`-I -S`, own session, nothing inherited, the state directory as working
-directory, standard library only) which gets its orders on descriptor 0, a SOCK_SEQPACKET socket:
+The server starts one launcher: a fresh interpreter (`-I -S`, own session, nothing inherited, the state directory as
+working directory, standard library only) which gets its orders on descriptor 0, a SOCK_SEQPACKET socket:
 
-    {"launch": RUN}   start the application of the run      →  {"run": RUN, "waiter": PID} or {"run": RUN, "error": TEXT}
-    {"adopt": RUN}    watch a process whose waiter died     →  the same
+    {"launch": RUN}   start the application of the run      →  {"run": RUN, "waiter": PID} or {"run": RUN, "error":
+    TEXT} {"adopt": RUN}    watch a process whose waiter died     →  the same
 
-It ends when the server does. What keeps starts from happening twice: the launcher takes the run's lock *before* it forks, and
-the waiter inherits it. As long as the lock is held somebody is responsible for the run; where it is free, and no process is on
-record, none was executed (see `spawn`). A second launcher could still take an order that the first has not read, so
-each holds `launcher.lock`, and a server makes sure that it is free before it looks at any record.
+It ends when the server does. What keeps starts from happening twice: the launcher takes the run's lock *before* it
+forks, and the waiter inherits it. As long as the lock is held somebody is responsible for the run; where it is free,
+and no process is on record, none was executed (see `spawn`). A second launcher could still take an order that the first
+has not read, so each holds `launcher.lock`, and a server makes sure that it is free before it looks at any record.
 
-It is subreaper too, with SIGCHLD ignored: what a killed waiter leaves behind is reaped at once, which is when the kernel tells
-strangers how it ended (see `kernel.outcome_of_stranger`).
+It is subreaper too, with SIGCHLD ignored: what a killed waiter leaves behind is reaped at once, which is when the
+kernel tells strangers how it ended (see `kernel.outcome_of_stranger`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import socket
 import sys
 from typing import NoReturn
 
+assert sys.platform != "win32"
+
+import fcntl
+
 from appserver.kernel import become_subreaper, set_process_name
 from appserver.procfs import process_stat
 from appserver.records import Records, RunRecord
 from appserver.waiter import run_substitute, run_waiter
-
-assert sys.platform != "win32"
-
-import fcntl  # noqa: E402  (not on Windows)
 
 MAX_ORDER_BYTES = 4096
 LOCK_NAME = "launcher.lock"
@@ -107,7 +107,7 @@ def _become_waiter(
             run_substitute(record, listener)
         become_subreaper()
         run_waiter(record, listener, environment)
-    except BaseException:
+    except BaseException:  # noqa: ASYNC103, BLE001  (it must not go up into the launcher's own loop)
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
     finally:
@@ -138,7 +138,8 @@ def _listen(path: str) -> socket.socket:
 
 
 def _initial_environment() -> dict[bytes, bytes]:
-    # As the server gave it: the interpreter may since have set LC_CTYPE for itself, which is no business of applications.
+    # As the server gave it: the interpreter may since have set LC_CTYPE for itself, which is no business of
+    # applications.
     with open("/proc/self/environ", "rb") as file:
         pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if b"=" in entry)
         return {name: value for name, _, value in pairs}

@@ -1,13 +1,14 @@
 """The server's end of the launcher: start it, start another when it dies, give it orders.
 
-An order whose launcher died before it answered is of unknown fate. Whoever was responsible for the run holds its lock (see
-`launcher`), so once the launcher is dead the lock tells: held, a waiter lives and the order was carried out; free, nothing was
-started and the next launcher may try again.
+An order whose launcher died before it answered is of unknown fate. Whoever was responsible for the run holds its lock
+(see `launcher`), so once the launcher is dead the lock tells: held, a waiter lives and the order was carried out; free,
+nothing was started and the next launcher may try again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -16,15 +17,15 @@ import sys
 from collections.abc import Mapping
 from typing import final
 
+assert sys.platform != "win32"
+
+import fcntl
+
 import trio
 
 from appserver.records import Records
 from appserver.report import Report
 from appserver.signalling import signal_process
-
-assert sys.platform != "win32"
-
-import fcntl  # noqa: E402  (not on Windows)
 
 READY_SECONDS = 20
 """A fresh interpreter is ready in 50 ms; on a guest that swaps, in seconds."""
@@ -43,6 +44,9 @@ LEAVE_SECONDS = 1.0
 
 FORMER_SECONDS = 0.02
 """How often it is looked whether it has."""
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Where our packages lie: an isolated interpreter has to be told."""
 
 _MAX_ANSWER_BYTES = 65536
 _LOCK_NAME = "launcher.lock"
@@ -133,11 +137,9 @@ class Launching:
 
     async def _start(self, orders: socket.socket) -> trio.Process:
         # What it says goes to a file, never to our standard error: waiters inherit it and would hold the log open.
-        path = os.path.join(self._records.state_dir, "launcher.log")
-        with open(path, "wb", buffering=0, opener=_private) as log:
-            root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        with _private_file(os.path.join(self._records.state_dir, "launcher.log")) as log:
             return await trio.lowlevel.open_process(
-                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(root=root)],
+                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(root=_ROOT)],
                 stdin=orders.fileno(),
                 stdout=log.fileno(),
                 stderr=log.fileno(),
@@ -153,7 +155,8 @@ class Launching:
         if not self._ready.is_set():
             raise LaunchError(f"no launcher was ready within {READY_SECONDS} seconds; the log says why")
         process, orders = self._process, self._orders
-        assert process is not None and orders is not None
+        assert process is not None
+        assert orders is not None
         with contextlib.suppress(OSError), trio.move_on_after(ANSWER_SECONDS):
             await orders.send(json.dumps(order).encode())
             answer = await orders.recv(_MAX_ANSWER_BYTES)
@@ -165,8 +168,8 @@ class Launching:
         return None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _private_file(path: str) -> io.FileIO:
+    return io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
 async def _wait_for_former(path: str) -> None:
@@ -174,10 +177,14 @@ async def _wait_for_former(path: str) -> None:
     patience = trio.current_time() + LEAVE_SECONDS
     while _is_locked(path):
         if trio.current_time() >= patience:
-            with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-                pid, start_ticks = map(int, file.read().split())
-                signal_process(pid, start_ticks, signal.SIGKILL)
+            _kill_holder(path)
         await trio.sleep(FORMER_SECONDS)
+
+
+def _kill_holder(path: str) -> None:
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        pid, start_ticks = map(int, file.read().split())
+        signal_process(pid, start_ticks, signal.SIGKILL)
 
 
 def _is_locked(path: str) -> bool:

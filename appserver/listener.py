@@ -1,8 +1,9 @@
 """Accept, shake hands under a deadline, hand over to a session; bounds, drain and reload.
 
-A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and number; where
-a bound is reached the oldest one gives way. One that is refused gets the TLS alert that says why: trio raises without sending
-what OpenSSL has ready, so that is done here, and the connection then lingers until the peer has read it.
+A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and
+number; where a bound is reached the oldest one gives way. One that is refused gets the TLS alert that says why: trio
+raises without sending what OpenSSL has ready, so that is done here, and the connection then lingers until the peer has
+read it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ REFUSAL_LOG_SECONDS = 60.0
 
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 65536
-"""A refused peer has this long, and may send this much more, to read the alert: closing over unread data would discard it."""
+"""A refused peer has this long, and may send this much more, to read the alert: closing over unread data would discard
+it."""
 
 ACCEPT_RETRY_SECONDS = 0.1
 """Pause after descriptors or memory ran out."""
@@ -81,6 +83,7 @@ class Listener:
         self._half_open: HalfOpen[trio.CancelScope] = HalfOpen(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS)
         self._refusals = RateLimit(REFUSAL_LOG_SECONDS)
         self._guests: set[_Guest] = set()
+        self._empty = trio.Event()
 
     async def accept(self, listener: trio.SocketListener, sessions: trio.Nursery) -> None:
         """Accept on one socket until cancelled, which closes it. Sessions go on in `sessions`."""
@@ -110,11 +113,12 @@ class Listener:
 
     async def drain(self, reason: str) -> None:
         """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""
-        for guest in list(self._guests):
-            guest.session.let_go(reason)
-        with trio.move_on_after(DRAIN_SECONDS):
-            while self._guests:
-                await trio.sleep(0.01)
+        if self._guests:
+            self._empty = trio.Event()
+            for guest in self._guests:
+                guest.session.let_go(reason)
+            with trio.move_on_after(DRAIN_SECONDS):
+                await self._empty.wait()
 
     async def _serve_peer(self, stream: trio.SocketStream) -> None:
         try:
@@ -150,7 +154,9 @@ class Listener:
                 self._half_open.leave(stranger)
         if stranger.cancelled_caught:
             late = trio.current_time() >= stranger.deadline
-            self._log_refusal(address, f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one")
+            self._log_refusal(
+                address, f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one"
+            )
             return None
         der, certificate = tls.getpeercert(binary_form=True), tls.getpeercert()
         try:
@@ -181,6 +187,8 @@ class Listener:
             await guest.session.serve()
         finally:
             self._guests.discard(guest)
+            if not self._guests:
+                self._empty.set()
 
     @staticmethod
     async def _send_alert(tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream) -> None:

@@ -8,7 +8,9 @@ import socket
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1` to the service manager; without one, or if it does not listen, nothing happens."""
+    """Send assignments such as `READY=1` to the service manager; without one, or if it does not listen, nothing
+    happens.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address or not hasattr(socket, "AF_UNIX"):
         return

@@ -1,7 +1,7 @@
 """How a process ended: `Exited`, `Signaled` or `Lost`, and their one translation to an exit status.
 
-Reporting 0 for a process whose end nobody saw is the classic mistake of programs like this one. So "unknown" is a type of
-its own, no constructor has a default that means success, and only `exit_status` turns an outcome into a number.
+Reporting 0 for a process whose end nobody saw is the classic mistake of programs like this one. So "unknown" is a type
+of its own, no constructor has a default that means success, and only `exit_status` turns an outcome into a number.
 
 Imported by every floor, by the launcher and by the waiters; standard library only.
 """
@@ -104,7 +104,9 @@ def exit_status(outcome: Outcome, *, failure_status: int) -> int:
 
 
 def describe(outcome: Outcome) -> str:
-    """Say in words how it ended, for a log line: `exited with code 3`, `ended by signal 9 (SIGKILL)`, `outcome lost: …`."""
+    """Say in words how it ended, for a log line: `exited with code 3`, `ended by signal 9 (SIGKILL)`, `outcome lost:
+    …`.
+    """
     match outcome:
         case Exited(code):
             return f"exited with code {code}"

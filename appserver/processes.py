@@ -1,21 +1,16 @@
-"""The one seam between the server and what the operating system can do about processes.
-
-On Linux a launcher and its waiters do it (`waited`), and an outcome survives the server. Elsewhere the server itself is the
-parent, by way of psutil (`portable`), and what cannot be known there is `Lost`, never a guess.
+"""The one seam between the server and what the operating system can do about processes; `platforms` chooses who fills
+it.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
 
 import trio
 
-from appserver.records import Records, State
-from appserver.report import Report
+from appserver.records import State
 from appserver.services import Terms
 
 
@@ -41,8 +36,8 @@ class Processes(Protocol):
     async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
         """Start a run that was not started yet, and follow any until nobody of its tree lives.
 
-        `changed` is called with each new state, `stopping` once a stop that was ordered will be completed whatever dies.
-        Cancelled, it lets go of the run, which goes on. Raises StartError, DamagedRecordError.
+        `changed` is called with each new state, `stopping` once a stop that was ordered will be completed whatever
+        dies. Cancelled, it lets go of the run, which goes on. Raises StartError, DamagedRecordError.
         """
 
     def order_stop(self, run_id: str, by: str, timeout_seconds: float) -> None:
@@ -53,14 +48,3 @@ class Processes(Protocol):
 
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Tell what a main process uses; None where it has ended."""
-
-
-def open_processes(records: Records, environment: Mapping[str, str], report: Report) -> Processes:
-    """Choose what this system allows. `environment` is what applications get."""
-    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
-        from appserver.waited import WaitedProcesses
-
-        return WaitedProcesses(records, environment, report)
-    from appserver.portable import PortableProcesses
-
-    return PortableProcesses(records, environment)

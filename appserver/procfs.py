@@ -76,6 +76,7 @@ def descendants(root: int, *, session: int | None = None, processes: Iterable[St
     """List the living descendants of `root`, without `root` itself and without zombies.
 
     Args:
+        root: the process to begin at.
         session: take in the members of this session and their descendants too, also where they have lost their parent.
         processes: the processes to look at; all of them where not given.
     """

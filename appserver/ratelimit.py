@@ -20,7 +20,9 @@ class RateLimit:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def passes(self, key: str, now: float) -> int | None:
-        """Tell whether an event at `now` (monotonic seconds) passes: None if not, else how many were held back before it."""
+        """Tell whether an event at `now` (monotonic seconds) passes: None if not, else how many were held back before
+        it.
+        """
         last, held = self._seen.pop(key, (None, 0))
         if last is not None and now - last < self._interval_seconds:
             self._seen[key] = (last, held + 1)
@@ -35,8 +37,8 @@ class RateLimit:
 class HalfOpen(Generic[_Token]):
     """Who has connected but not yet proved who it is.
 
-    Where a bound is reached the *oldest* gives way, so that a manager, which needs a few milliseconds, gets in beside any number of
-    strangers who just sit there.
+    Where a bound is reached the *oldest* gives way, so that a manager, which needs a few milliseconds, gets in beside
+    any number of strangers who just sit there.
     """
 
     def __init__(self, most: int, most_per_address: int) -> None:

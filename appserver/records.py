@@ -9,16 +9,17 @@ One directory for each run, named by the run's id, under `STATE_DIR/runs`:
     control     the socket on which the waiter takes orders
 
 Why two slots: a state is written over the older of the two with one `pwrite`, under a sequence number and a checksum. A
-reader takes the newest slot that is whole, so a write torn anywhere leaves the state before it. Both slots are written in
-full when the directory is made; from then on nothing is allocated, and a full disk cannot lose an outcome (a fresh file
-there failed with ENOSPC). There is no fsync: what was written survives the death of any process, and a reboot voids the
-record anyway. A directory appears by a rename and goes by a rename, so that a half-made one is never taken for a run.
+reader takes the newest slot that is whole, so a write torn anywhere leaves the state before it. Both slots are written
+in full when the directory is made; from then on nothing is allocated, and a full disk cannot lose an outcome (a fresh
+file there failed with ENOSPC). There is no fsync: what was written survives the death of any process, and a reboot
+voids the record anyway. A directory appears by a rename and goes by a rename, so that a half-made one is never taken
+for a run.
 
-A manager that asked for a run with one id and was attached to another leaves an alias: a symbolic link named by its id under
-`STATE_DIR/aliases`, whose target is the run's id.
+A manager that asked for a run with one id and was attached to another leaves an alias: a symbolic link named by its id
+under `STATE_DIR/aliases`, whose target is the run's id.
 
-The format is read by servers newer than the waiter that wrote it: `FORMAT` says which one it is, unknown fields are ignored.
-Standard library only: waiters import this.
+The format is read by servers newer than the waiter that wrote it: `FORMAT` says which one it is, unknown fields are
+ignored. Standard library only: waiters import this.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, final
 
+from appserver.fileio import OPEN_FLAGS, read_at, write_at
 from appserver.identity import Service, ServiceError
 from appserver.outcome import MAX_TEXT_CHARACTERS, Outcome, OutcomeError, from_json, to_json
 
@@ -50,7 +52,9 @@ Survivors = Literal["leave", "stop"]
 
 
 class RecordError(Exception):
-    """A record cannot be made or written: the disk is full or read-only, the directory gone. Refuse the start, say why."""
+    """A record cannot be made or written: the disk is full or read-only, the directory gone. Refuse the start, say
+    why.
+    """
 
 
 class DamagedRecordError(Exception):
@@ -62,7 +66,8 @@ class DamagedRecordError(Exception):
 class Request:
     """What is to be run; made by the server before anything is started.
 
-    `argv` and `executable` are what was resolved in this guest; `log_path` is where the output goes, `log_max_bytes` its bound.
+    `argv` and `executable` are what was resolved in this guest; `log_path` is where the output goes, `log_max_bytes`
+    its bound.
     """
 
     run_id: str
@@ -78,7 +83,9 @@ class Request:
 @final
 @dataclass(frozen=True, slots=True)
 class StopOrder:
-    """A stop that was accepted: who asked, and the moment (system-wide monotonic clock) at which TERM gives way to KILL."""
+    """A stop that was accepted: who asked, and the moment (system-wide monotonic clock) at which TERM gives way to
+    KILL.
+    """
 
     by: str
     kill_at: float
@@ -89,8 +96,9 @@ class StopOrder:
 class State:
     """What became of a run.
 
-    `pid` and `start_ticks` identify the main process; `started_monotonic` is of this boot. `failure` is a code of the wire
-    protocol and a text, in phase `failed` only. `gone` says that nobody of the tree lives, or is watched, any more.
+    `pid` and `start_ticks` identify the main process; `started_monotonic` is of this boot. `failure` is a code of the
+    wire protocol and a text, in phase `failed` only. `gone` says that nobody of the tree lives, or is watched, any
+    more.
     """
 
     phase: Phase = "starting"
@@ -149,9 +157,9 @@ class StateFile:
     def __init__(self, record: RunRecord) -> None:
         """Open the state for writing. Raises RecordError, DamagedRecordError."""
         with _record_errors(record.path):
-            self._fd = os.open(record.file("state"), os.O_RDWR | os.O_CLOEXEC)
+            self._fd = os.open(record.file("state"), os.O_RDWR | OPEN_FLAGS)
         try:
-            self._sequence, self.state = _newest(os.pread(self._fd, 2 * SLOT_BYTES, 0))
+            self._sequence, self.state = _newest(read_at(self._fd, 2 * SLOT_BYTES, 0))
         except BaseException:
             os.close(self._fd)
             raise
@@ -160,7 +168,7 @@ class StateFile:
         """Write `state` over the older slot. Raises RecordError; the state before it is then still whole."""
         sequence = self._sequence + 1
         with _record_errors("the state of a run"):
-            if os.pwrite(self._fd, _slot(sequence, state), (sequence % 2) * SLOT_BYTES) != SLOT_BYTES:
+            if write_at(self._fd, _slot(sequence, state), (sequence % 2) * SLOT_BYTES) != SLOT_BYTES:
                 raise OSError("the slot was written in part only")
         self._sequence = sequence
         self.state = state
@@ -193,7 +201,9 @@ class Records:
         return RunRecord(os.path.join(self._runs, run_id))
 
     def create(self, request: Request, state: State) -> RunRecord:
-        """Record a run before it is started, with all the room that it will ever need. Raises RecordError, leaves nothing then."""
+        """Record a run before it is started, with all the room that it will ever need. Raises RecordError, leaves
+        nothing then.
+        """
         making = os.path.join(self._runs, f".new-{request.run_id}")
         with _record_errors(self._runs):
             try:
@@ -256,7 +266,7 @@ def _read(path: str, limit: int) -> bytes:
 
 
 def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
     try:
         view = memoryview(data)
         while view:

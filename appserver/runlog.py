@@ -1,8 +1,8 @@
 """The output of one run: a file that never blocks the application and stays within its bound.
 
-The application holds the file open for appending, perhaps in many processes, so it can be neither renamed away nor replaced.
-When it has grown past the bound, the newest half of the bound is copied to the front and the rest cut off. The order of
-lines is kept; what is written between the last copy and the cut is lost, which is the price of a bound.
+The application holds the file open for appending, perhaps in many processes, so it can be neither renamed away nor
+replaced. When it has grown past the bound, the newest half of the bound is copied to the front and the rest cut off.
+The order of lines is kept; what is written between the last copy and the cut is lost, which is the price of a bound.
 
 Standard library only; the waiter trims, the server reads the tail and prunes.
 """
@@ -15,6 +15,7 @@ import os
 import re
 import time
 
+from appserver.fileio import OPEN_FLAGS, read_at, write_at
 from appserver.identity import Service
 
 KEPT_LOGS = 5
@@ -28,7 +29,9 @@ _MAX_NAME_CHARACTERS = 40
 
 
 def log_name_prefix(service: Service, executable: str) -> str:
-    """Give the part of the log file's name that all runs of one service share: the program's name and a digest of the identity."""
+    """Give the part of the log file's name that all runs of one service share: the program's name and a digest of the
+    identity.
+    """
     identity = "\0".join((service.form, service.instance or "", *service.words))
     digest = f"{binascii.crc32(identity.encode()):08x}"
     name = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(executable))[:_MAX_NAME_CHARACTERS].lstrip(".") or "run"
@@ -36,7 +39,9 @@ def log_name_prefix(service: Service, executable: str) -> str:
 
 
 def log_path(log_dir: str, service: Service, executable: str, run_id: str) -> str:
-    """Name the log of a run: `LOG_DIR/PROGRAM-DIGEST.TIME.RUN.log`; names of one service sort by the time (UTC) of their start."""
+    """Name the log of a run: `LOG_DIR/PROGRAM-DIGEST.TIME.RUN.log`; names of one service sort by the time (UTC) of
+    their start.
+    """
     seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
     stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{fraction // 1000:06}Z"
     return os.path.join(log_dir, f"{log_name_prefix(service, executable)}{stamp}.{run_id[:8]}.log")
@@ -54,7 +59,7 @@ def prune(path: str, keep: int = KEPT_LOGS) -> None:
 
 def open_log(path: str) -> int:
     """Open the log of a run for appending, 0600 from its first byte. Raises OSError."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def trim(path: str, max_bytes: int) -> bool:
@@ -62,17 +67,17 @@ def trim(path: str, max_bytes: int) -> bool:
 
     Raises OSError. A crash in the middle leaves a log with its lines out of order, never a larger one.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDWR | OPEN_FLAGS)
     try:
         size = os.fstat(fd).st_size
         if size <= max_bytes:
             return False
         source = _start_of_line(fd, size - max_bytes // 2, size)
         marker = b"[%d bytes of output trimmed]\n" % source
-        end = os.pwrite(fd, marker, 0)
-        while data := os.pread(fd, _COPY_BYTES, source):
+        end = write_at(fd, marker, 0)
+        while data := read_at(fd, _COPY_BYTES, source):
             source += len(data)
-            end += os.pwrite(fd, data, end)
+            end += write_at(fd, data, end)
             if end >= max_bytes:
                 break
         os.ftruncate(fd, end)
@@ -120,6 +125,6 @@ def _within_bound(lines: list[str]) -> list[str]:
 
 
 def _start_of_line(fd: int, position: int, size: int) -> int:
-    ahead = os.pread(fd, min(_COPY_BYTES, size - position), position)
+    ahead = read_at(fd, min(_COPY_BYTES, size - position), position)
     newline = ahead.find(b"\n")
     return position + newline + 1 if newline >= 0 else position

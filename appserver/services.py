@@ -1,13 +1,17 @@
 """The table of services: who gets what, when. Pure: no clock, no process, no network, nothing awaits.
 
-Every method takes what was asked or what happened and returns the *effects* that follow, in order; the supervisor carries them
-out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING where somebody asked for a stop. The rules (contract, section 1):
+Every method takes what was asked or what happened and returns the *effects* that follow, in order; the supervisor
+carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING where somebody asked for a stop. The rules
+(contract, section 1):
 
 - A service runs once. Asking for one that runs, or is being started, joins it; one that is being stopped is waited for.
-- A run has an id. Asking again with the same id leads to the same run, also after its end. An id that led to a run of another
+- A run has an id. Asking again with the same id leads to the same run, also after its end. An id that led to a run of
+another
   id (attach) is that run's *alias* from then on.
-- Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree lives.
-- An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is kept,
+- Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree
+lives.
+- An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is
+kept,
   older ones as long as nobody has acknowledged them or somebody still watches, `MAX_KEPT_OUTCOMES` in all.
 """
 
@@ -31,7 +35,6 @@ class Watcher(Hashable, Protocol):
 
     def tell(self, what: Tell, /) -> None:
         """Take what has happened; neither awaits nor raises."""
-
 
 
 class Phase(enum.Enum):
@@ -230,7 +233,11 @@ class Services:
         """A manager comes back for a run that it knows to exist. Nothing is started."""
         run = self.find(run_id)
         if run is None:
-            return [TellEnded(watcher, run_id, Lost("this guest knows nothing of the run: it was rebooted, or lost its state"))]
+            return [
+                TellEnded(
+                    watcher, run_id, Lost("this guest knows nothing of the run: it was rebooted, or lost its state")
+                )
+            ]
         return self._join(run, watcher, terms)
 
     def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
@@ -316,7 +323,10 @@ class Services:
     def _begin(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> list[Effect]:
         running = len(self.active())
         if running >= self.max_processes:
-            text = f"{running} processes run already and no more than {self.max_processes} may: {service.describe()} was not started"
+            text = (
+                f"{running} processes run already and no more than {self.max_processes} may: "
+                f"{service.describe()} was not started"
+            )
             return [TellRefused(watcher, "limit", text)]
         run = Run(run_id, service, starter=watcher, previous=self._uncollected(service))
         run.watchers[watcher] = None

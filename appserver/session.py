@@ -1,7 +1,8 @@
-"""One manager's conversation, from the greeting to the end: messages in, calls of the supervisor out, and the other way round.
+"""One manager's conversation, from the greeting to the end: messages in, calls of the supervisor out, and the other way
+round.
 
-It knows a stream of bytes, whatever carries it. One task reads, one writes; what the supervisor tells is put into a bounded
-queue, so a manager that does not read costs its own session and delays nobody.
+It knows a stream of bytes, whatever carries it. One task reads, one writes; what the supervisor tells is put into a
+bounded queue, so a manager that does not read costs its own session and delays nobody.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from appserver.messages import (
     MessageError,
     Poll,
     Previous,
-    Refused,
     RefusalCode,
+    Refused,
     Running,
     State,
     Status,
@@ -214,7 +215,9 @@ class Session:
                 self._name = f"{message.software.split()[0]}[{message.pid}] on {message.host}"
                 self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
                 if message.version not in VERSIONS:
-                    self._say(Refused(None, "version", f"this server speaks version {VERSIONS[-1]}, not {message.version}"))
+                    self._say(
+                        Refused(None, "version", f"this server speaks version {VERSIONS[-1]}, not {message.version}")
+                    )
                     return False
             case RunMessage():
                 self._begin(message.seq, message.run, message.tail_lines)

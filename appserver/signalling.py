@@ -1,7 +1,8 @@
 """Signal a whole tree of processes without ever hitting a stranger.
 
-A process is signalled through a pidfd that was opened before its start time was compared: if the pid has meanwhile become
-somebody else's, the comparison fails; if it becomes so afterwards, the pidfd still means the old one. Standard library only.
+A process is signalled through a pidfd that was opened before its start time was compared: if the pid has meanwhile
+become somebody else's, the comparison fails; if it becomes so afterwards, the pidfd still means the old one. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from appserver.procfs import Stat, process_stat
-
 assert sys.platform != "win32"
+
+from appserver.procfs import Stat, process_stat
 
 
 def signal_process(pid: int, start_ticks: int, number: int) -> bool:

@@ -1,4 +1,6 @@
-"""The listening sockets: which addresses, one port for all of them, and what keeps a dead peer from being taken for a quiet one."""
+"""The listening sockets: which addresses, one port for all of them, and what keeps a dead peer from being taken for a
+quiet one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from collections.abc import Iterable
 import trio
 
 BACKLOG = 128
-"""Connections that the kernel holds for us: more than managers at once (`4 * maxProcesses`), or a strangers' crowd would crowd them out."""
+"""Connections that the kernel holds for us: more than managers at once (`4 * maxProcesses`), or a strangers' crowd
+would crowd them out."""
 
 FREE_PORT_TRIES = 20
 """Ports tried with `--port 0` until one is free for every address."""
@@ -30,7 +33,8 @@ class ListenError(Exception):
 
 
 def open_listening_sockets(addresses: Iterable[str], port: int) -> list[trio.SocketListener]:
-    """Listen on `port` at each address; no address means all, IPv4 and IPv6. Port 0 takes one that is free for all of them.
+    """Listen on `port` at each address; no address means all, IPv4 and IPv6. Port 0 takes one that is free for all of
+    them.
 
     Raises ListenError; nothing stays open then.
     """
@@ -90,7 +94,7 @@ def _bind_all(wanted: list[tuple[int, tuple[object, ...], bool]], port: int) -> 
                 raise ListenError(_complaint(str(sockaddr[0]), port, error)) from error
             port = opened[-1].getsockname()[1]
         if not opened:
-            raise ListenError("cannot listen: this system has neither IPv4 nor IPv6")
+            raise ListenError("cannot listen: this system has neither IPv4 nor IPv6")  # noqa: TRY301
     except BaseException:
         for sock in opened:
             sock.close()

@@ -1,8 +1,8 @@
 """Start the application: fork, wait until its pid is on record, execute.
 
-The child waits between fork and exec until its parent has recorded its pid. So an application never runs unrecorded: a waiter
-killed before the record leaves a child that ends without having executed anything, and the start may be tried again; one
-killed after it leaves a pid that can be found. Standard library only; runs in the waiter.
+The child waits between fork and exec until its parent has recorded its pid. So an application never runs unrecorded: a
+waiter killed before the record leaves a child that ends without having executed anything, and the start may be tried
+again; one killed after it leaves a pid that can be found. Standard library only; runs in the waiter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 assert sys.platform != "win32"
+
 
 _MAX_ERRNO_DIGITS = 10
 
@@ -43,9 +44,9 @@ def spawn(
 ) -> int:
     """Start an application in its own session and return its pid once it executes.
 
-    It gets the null device as standard input, `log_fd` as output, working directory `/`, default signal dispositions, an empty
-    signal mask, umask 022, `oom_score_adj` 0 and no other descriptor (contract, section 2). `record` is called with the pid
-    before anything is executed; an exception of it is passed on and nothing is executed.
+    It gets the null device as standard input, `log_fd` as output, working directory `/`, default signal dispositions,
+    an empty signal mask, umask 022, `oom_score_adj` 0 and no other descriptor (contract, section 2). `record` is called
+    with the pid before anything is executed; an exception of it is passed on and nothing is executed.
 
     Raises SpawnError where it cannot be forked or executed.
     """

@@ -7,13 +7,17 @@ import os
 import sys
 from collections.abc import Iterator
 
+from appserver.fileio import OPEN_FLAGS, read_at
+
 LOCK_NAME = "server.lock"
 _LOCK_AT_BYTE = 1 << 20
 """On Windows a lock keeps others from reading; it is taken far behind the pid that they want to read."""
 
 
 class StateDirError(Exception):
-    """The state directory cannot be used: it belongs to another server, or cannot be written. Mend that, or name another."""
+    """The state directory cannot be used: it belongs to another server, or cannot be written. Mend that, or name
+    another.
+    """
 
 
 @contextlib.contextmanager
@@ -25,14 +29,18 @@ def locked_state_dir(path: str) -> Iterator[None]:
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         lock_path = os.path.join(path, LOCK_NAME)
-        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o600)
     except OSError as error:
-        raise StateDirError(f"the state directory {path} cannot be used: {error.strerror} (errno:{error.errno})") from error
+        raise StateDirError(
+            f"the state directory {path} cannot be used: {error.strerror} (errno:{error.errno})"
+        ) from error
     try:
         if not _try_lock(fd):
-            owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() if sys.platform != "win32" else ""
+            owner = read_at(fd, 20, 0).decode("ascii", "replace").strip()
             by = f" with pid {owner}" if owner else ""
-            raise StateDirError(f"the state directory {path} is used by another server{by}: end that one, or name another")
+            raise StateDirError(
+                f"the state directory {path} is used by another server{by}: end that one, or name another"
+            )
         with contextlib.suppress(OSError):  # a full disk: the pid is a help for people, the lock is what counts
             os.ftruncate(fd, 0)
             os.write(fd, f"{os.getpid()}\n".encode())
@@ -46,11 +54,15 @@ def make_log_dir(path: str) -> None:
     try:
         os.makedirs(path, mode=0o750, exist_ok=True)
     except OSError as error:
-        raise StateDirError(f"the log directory {path} cannot be made: {error.strerror} (errno:{error.errno})") from error
+        raise StateDirError(
+            f"the log directory {path} cannot be made: {error.strerror} (errno:{error.errno})"
+        ) from error
 
 
 def check_state_dir(path: str) -> None:
-    """See whether the directory, or where it is missing the nearest one above it, can be written. Raises StateDirError."""
+    """See whether the directory, or where it is missing the nearest one above it, can be written. Raises
+    StateDirError.
+    """
     nearest = path
     while not os.path.exists(nearest) and os.path.dirname(nearest) != nearest:
         nearest = os.path.dirname(nearest)

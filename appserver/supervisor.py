@@ -1,7 +1,7 @@
 """Carries out what the table of services decides, and tells the table what happens: the impure half of `services`.
 
-It owns one task for each run that is followed. Effects are carried out at once and without awaiting, so the table is never
-seen between a decision and its consequences.
+It owns one task for each run that is followed. Effects are carried out at once and without awaiting, so the table is
+never seen between a decision and its consequences.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ class Supervisor:
             self._apply(self._table.not_started(run_id, code, text))
             return
         if state.phase != "starting" and run.pid is None and state.pid is not None:
-            self._report.info(f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}")
+            self._report.info(
+                f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}"
+            )
             times = (state.started_at, state.started_monotonic)
             self._apply(self._table.started(run_id, state.pid, state.start_ticks, *times))
         if state.outcome is not None:
@@ -232,12 +234,16 @@ class Supervisor:
                 continue
             self._recover_one(record, request, state, aliases.get(record.run_id, []), same_boot=request.boot == here)
 
-    def _recover_one(self, record: RunRecord, request: Request, state: State, aliases: list[str], *, same_boot: bool) -> None:
+    def _recover_one(
+        self, record: RunRecord, request: Request, state: State, aliases: list[str], *, same_boot: bool
+    ) -> None:
         if state.phase == "failed":
             self._records.remove(record.run_id)
             return
         if not same_boot and state.outcome is None:
-            reason = "the guest was rebooted while it ran" if state.pid else "the guest was rebooted before it was started"
+            reason = (
+                "the guest was rebooted while it ran" if state.pid else "the guest was rebooted before it was started"
+            )
             state = replace(state, phase="ended", outcome=Lost(reason), gone=True)
         run = Run(request.run_id, request.service, log_path=request.log_path, collected=record.is_collected())
         if state.phase != "starting":

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import final
 
+assert sys.platform != "win32"
+
 import trio
 
 from appserver.following import Follower
-from appserver.launching import Launching, LaunchError
+from appserver.launching import LaunchError, Launching
 from appserver.processes import StartError, Usage
 from appserver.procfs import process_stat
 from appserver.records import Records, State
 from appserver.report import Report
 from appserver.services import Terms
-
-assert sys.platform != "win32"
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -34,7 +34,9 @@ class WaitedProcesses:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a launcher alive until cancelled."""
-        await self._launching.serve(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._launching.serve)
+            task_status.started()
 
     async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
         """Follow a run to its end; see `Processes.follow`."""

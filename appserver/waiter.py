@@ -1,21 +1,22 @@
 """The waiter: the parent of one application, which outlives the server to record how it ended.
 
-Only a parent can wait for a process, so each application has a parent of its own that does nothing else. It ignores TERM, INT
-and HUP, makes itself subreaper, so that whatever the application leaves behind becomes its child, and goes on until no
-descendant lives. What it learns goes into the state on disk first and to the server, if one listens, second: **the record is
-the event**, the message on the control socket is only a nudge to read it.
+Only a parent can wait for a process, so each application has a parent of its own that does nothing else. It ignores
+TERM, INT and HUP, makes itself subreaper, so that whatever the application leaves behind becomes its child, and goes on
+until no descendant lives. What it learns goes into the state on disk first and to the server, if one listens, second:
+**the record is the event**, the message on the control socket is only a nudge to read it.
 
 The waiter also carries out stops (TERM to the tree, KILL after the time given, until nobody is left) and keeps the log
 within its bound, so both go on while no server runs.
 
-A waiter may be killed. A *substitute* then takes its place: it holds the same lock, socket and record, but is not the parent. It
-learns the end from a pidfd and the outcome from the kernel where that tells strangers, else the outcome is lost; it knows
-the tree by descent and session only.
+A waiter may be killed. A *substitute* then takes its place: it holds the same lock, socket and record, but is not the
+parent. It learns the end from a pidfd and the outcome from the kernel where that tells strangers, else the outcome is
+lost; it knows the tree by descent and session only.
 
-Control socket (SOCK_SEQPACKET, one JSON object a packet, `CONTROL_VERSION`): the waiter greets with {"version", "pid"}; takes
-{"order": "stop", "by", "timeout_seconds"} and {"order": "survivors", "policy", "stop_timeout_seconds"}; sends {"event": "state"} whenever
-the record has changed and {"event": "stopping"} when a stop is on record, which is the moment from which it will be completed
-whatever dies but the waiter. Standard library only; single-threaded; nothing is imported after the fork.
+Control socket (SOCK_SEQPACKET, one JSON object a packet, `CONTROL_VERSION`): the waiter greets with {"version", "pid"};
+takes {"order": "stop", "by", "timeout_seconds"} and {"order": "survivors", "policy", "stop_timeout_seconds"}; sends
+{"event": "state"} whenever the record has changed and {"event": "stopping"} when a stop is on record, which is the
+moment from which it will be completed whatever dies but the waiter. Standard library only; single-threaded; nothing is
+imported after the fork.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NoReturn, final
 
+assert sys.platform != "win32"
+
 from appserver import runlog
 from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.memory import was_killed_for_memory
@@ -40,8 +43,6 @@ from appserver.procfs import Stat, descendants, is_same_process, oom_kills, proc
 from appserver.records import RecordError, RunRecord, StateFile, StopOrder
 from appserver.signalling import kill, terminate
 from appserver.spawn import SpawnError, spawn
-
-assert sys.platform != "win32"
 
 CONTROL_VERSION = 1
 
@@ -52,7 +53,8 @@ SWEEP_SECONDS = 0.2
 """How often a tree that is being stopped is looked through for processes that were not there before."""
 
 KILL_SWEEP_SECONDS = 0.02
-"""The same after the KILL: what is killed ends at once, unless it is stuck in the kernel or forks as fast as it dies."""
+"""The same after the KILL: what is killed ends at once, unless it is stuck in the kernel or forks as fast as it
+dies."""
 
 MAX_ORDER_BYTES = 4096
 MAX_CONNECTIONS = 4
@@ -134,7 +136,7 @@ class Waiter:
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         return read
 
     def _sleep_seconds(self) -> float:
@@ -142,7 +144,9 @@ class Waiter:
         wake = self._next_trim
         stop = self._file.state.stop
         if stop is not None:
-            wake = min(wake, now + (KILL_SWEEP_SECONDS if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now)))
+            wake = min(
+                wake, now + (KILL_SWEEP_SECONDS if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now))
+            )
         return max(0.0, wake - now)
 
     def _attend(self, fd: int) -> None:
@@ -180,7 +184,11 @@ class Waiter:
             case {"order": "stop", "by": str(by), "timeout_seconds": int() | float() as seconds}:
                 self._take_stop_order(by, seconds)
                 self._send(connection, {"event": "stopping"})
-            case {"order": "survivors", "policy": ("leave" | "stop") as policy, "stop_timeout_seconds": int() | float() as seconds}:
+            case {
+                "order": "survivors",
+                "policy": ("leave" | "stop") as policy,
+                "stop_timeout_seconds": int() | float() as seconds,
+            }:
                 self._write(survivors=policy, stop_timeout_seconds=seconds)
 
     def _take_stop_order(self, by: str, seconds: float) -> None:
@@ -210,7 +218,9 @@ class Waiter:
 
     def _stranger_ended(self) -> None:
         state = self._file.state
-        assert state.pid is not None and state.start_ticks is not None and self._pidfd is not None
+        assert state.pid is not None
+        assert state.start_ticks is not None
+        assert self._pidfd is not None
         outcome = outcome_of_stranger(self._pidfd, state.pid, state.start_ticks)
         reason = "its waiter was killed, and this kernel tells nobody else how it ended"
         self._main_ended(outcome or Lost(reason), Account())
@@ -249,7 +259,8 @@ class Waiter:
         if self._pidfd is None:
             return descendants(os.getpid())
         state = self._file.state
-        assert state.pid is not None and state.start_ticks is not None
+        assert state.pid is not None
+        assert state.start_ticks is not None
         main = process_stat(state.pid)
         found = descendants(state.pid, session=state.pid)
         if main is not None and main.start_ticks == state.start_ticks and main.state not in "ZX":
@@ -279,8 +290,8 @@ class Waiter:
                 runlog.trim(self._request.log_path, self._request.log_max_bytes)
 
     def _write(self, **changes: object) -> None:
-        # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter: the process
-        # is still watched, and whoever is connected hears of the state by the nudge.
+        # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter: the
+        # process is still watched, and whoever is connected hears of the state by the nudge.
         with contextlib.suppress(RecordError):
             self._file.write(replace(self._file.state, **changes))  # type: ignore[arg-type]  # checked by the fields of State
         for connection in list(self._connections.values()):

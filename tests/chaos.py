@@ -3,9 +3,9 @@
     python tests/chaos.py --runs 300 --seed 1
 
 Each run is an application whose ending is known, watched by a manager that is replaced when it is killed, as a cluster
-would. The oracle is the application itself: it notes its starts and holds a lock while it runs, so a second copy beside the
-first gives itself away. What must not happen is counted and printed: an outcome that is wrong or lost, a double start,
-a process that outlives its stop, a descriptor or a zombie left over.
+would. The oracle is the application itself: it notes its starts and holds a lock while it runs, so a second copy beside
+the first gives itself away. What must not happen is counted and printed: an outcome that is wrong or lost, a double
+start, a process that outlives its stop, a descriptor or a zombie left over.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from appserver import procfs
 from cutter import Cutter
 from pair import Guest, Manager, is_alive, make_keys, open_guest, wait_until
+
+from appserver import procfs
 
 APPLICATION = """
 import fcntl, os, signal, sys, time
@@ -141,13 +142,19 @@ class Drill:
     def _judge(self, index: int, path: Path, manager: Manager, status: int, expected: int, *, stop: bool) -> None:
         tally = self.tally
         tally.add("runs")
-        starts = [int(line) for line in Path(f"{path}.starts").read_text().split()] if Path(f"{path}.starts").exists() else []
+        starts = (
+            [int(line) for line in Path(f"{path}.starts").read_text().split()]
+            if Path(f"{path}.starts").exists()
+            else []
+        )
         if status == expected:
             tally.add("right")
         else:
             kind = "lost" if "outcome lost" in manager.log else "wrong"
             tally.add(kind)
-            self.complaints.append(f"run {index}: {kind}: status {status}, expected {expected}, starts {starts}\n{manager.log}")
+            self.complaints.append(
+                f"run {index}: {kind}: status {status}, expected {expected}, starts {starts}\n{manager.log}"
+            )
         if Path(f"{path}.double").exists():
             tally.add("double_starts")
             self.complaints.append(f"run {index}: two copies at once: {starts}\n{manager.log}")

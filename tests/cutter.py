@@ -8,15 +8,19 @@ import socket
 import threading
 from types import TracebackType
 
+from typing_extensions import Self
+
 SETTLE_SECONDS = 0.3
-"""How long the relay lets the server work on what it got, before it cuts: the reply is ready by then, and never arrives."""
+"""How long the relay lets the server work on what it got, before it cuts: the reply is ready by then, and never
+arrives."""
 
 
 class Cutter:
-    """Relays to `port` on loopback; cuts the first connection instead of passing on the server's flight number `flights`.
+    """Relays to `port` on loopback; cuts the first connection instead of passing on the server's flight number
+    `flights`.
 
-    A flight is what comes from the server before the client speaks again: 1 the handshake, 2 the greeting, 3 the reply. Without
-    a number nothing is cut but by `cut_all`.
+    A flight is what comes from the server before the client speaks again: 1 the handshake, 2 the greeting, 3 the reply.
+    Without a number nothing is cut but by `cut_all`.
     """
 
     def __init__(self, port: int, *, flights: int | None) -> None:
@@ -28,11 +32,13 @@ class Cutter:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._open: set[socket.socket] = set()
 
-    def __enter__(self) -> Cutter:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

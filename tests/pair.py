@@ -29,7 +29,8 @@ NODE = "g1"
 
 
 class Manager:
-    """One `cmappmgr`, started as a cluster does: empty environment, working directory `/`, a process group of its own."""
+    """One `cmappmgr`, started as a cluster does: empty environment, working directory `/`, a process group of its
+    own."""
 
     def __init__(self, guest: Guest, words: tuple[str, ...]) -> None:
         self._log = guest.directory / f"manager-{len(list(guest.directory.glob('manager-*')))}.log"
@@ -86,7 +87,13 @@ class Guest:
 
     def configure(self, *lines: str) -> None:
         """Write the server's configuration."""
-        own = ["keyStore=server.private", "trustStore=client.public", "stateDir=state", "logDir=log", "listen=127.0.0.1"]
+        own = [
+            "keyStore=server.private",
+            "trustStore=client.public",
+            "stateDir=state",
+            "logDir=log",
+            "listen=127.0.0.1",
+        ]
         self.server_config.write_text("\n".join([*own, *lines, ""]))
 
     def configure_host(self, port: int | None = None) -> None:

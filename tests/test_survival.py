@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from cutter import Cutter
+from pair import Guest, is_alive, python, wait_ended, wait_until
 
 from appserver.outcome import Lost, Signaled
 from appserver.records import StateFile
-from cutter import Cutter
-from pair import Guest, is_alive, python, wait_ended, wait_until
 
 # An application that ends with code 7 when told to, by a file, and says each time it starts.
 PATIENT = """
@@ -307,9 +307,7 @@ def test_pid_that_is_somebody_elses_now_is_left_alone(guest: Guest) -> None:
 @pytest.mark.parametrize("killed", ["nobody", "server", "server and launcher"])
 def test_stop_ends_a_grandchild_that_ignores_term(guest: Guest, killed: str) -> None:
     marker = guest.directory / "marker"
-    manager = guest.manager(
-        "--on-halt", "stop", "--stop-timeout", "1", "-service", *python(STUBBORN), str(marker)
-    )
+    manager = guest.manager("--on-halt", "stop", "--stop-timeout", "1", "-service", *python(STUBBORN), str(marker))
     pid = manager.wait_started()
     grandchild_file = Path(f"{marker}.grandchild")
     wait_until(grandchild_file.exists)

@@ -19,7 +19,7 @@ import trio
 
 from appmgr.dial import Contact, ContactError, explain
 from appserver.messages import Greeting, Hello, ManagerMessage, Refused, ServerMessage
-from appserver.protocol import CLOSED, NEED_DATA, Connection, LocalProtocolError, ProtocolError, choose_version
+from appserver.protocol import CLOSED, NEED_DATA, Connection, ProtocolError, choose_version
 
 GREETING_SECONDS = 10.0
 """From the handshake to the server's greeting. A frozen guest accepts connections in its kernel and says nothing."""
@@ -225,12 +225,7 @@ class Link:
         self, stream: trio.abc.Stream, protocol: Connection, to_send: trio.MemoryReceiveChannel[ManagerMessage]
     ) -> None:
         async for message in to_send:
-            try:
-                data = protocol.send(message)
-            except LocalProtocolError:
-                # The server took its leave while this was on its way here; receiving will tell.
-                continue
-            await stream_send(stream, data)
+            await stream_send(stream, protocol.send(message))
 
 
 async def stream_send(stream: trio.abc.Stream, data: bytes) -> None:

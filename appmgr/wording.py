@@ -16,7 +16,9 @@ from appserver.report import printable
 
 
 def seconds(value: float) -> str:
-    """Write a span of time for people: `0.3 s`, `12 s`, `3 min 20 s`, `5 h 10 min`, `12 d 3 h`."""
+    """Write a span of time for people: `0.04 s`, `3.5 s`, `12 s`, `3 min 20 s`, `5 h 10 min`, `12 d 3 h`."""
+    if value < 1:
+        return f"{value:.2f} s"
     if value < 10:
         return f"{value:.1f} s"
     whole = round(value)

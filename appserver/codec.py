@@ -66,11 +66,7 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Run):
         plain["instance"] = message.service.instance
     _read(message.type_name, plain)
-    try:
-        text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        line = text.encode("utf-8") + b"\n"
-    except ValueError as error:
-        raise MessageError(f"a {message.type_name} that is neither Unicode nor finite: {error}") from error
+    line = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
     if len(line) > MAX_MESSAGE_BYTES:
         raise MessageError(f"a {message.type_name} of {len(line)} bytes: a message holds at most {MAX_MESSAGE_BYTES}")
     return line

@@ -28,7 +28,8 @@ from pki.contexts import server_context
 from pki.material import Keys
 from pki.unlock import load_material
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and an empty environment are those of POSIX")
+if sys.platform == "win32":
+    pytest.skip("signals and an empty environment are those of POSIX", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 60.0
@@ -178,7 +179,7 @@ async def test_a_run_under_an_empty_environment_ends_with_its_status(place: Plac
     assert result.texts() == [
         "started the application \"/bin/sh -c 'exit 3'\" on the node g1: process 77, output in /log",
         "output: last words",
-        "the application \"/bin/sh -c 'exit 3'\" on the node g1 ended after 0.1 s: exited with code 3, by itself",
+        "the application \"/bin/sh -c 'exit 3'\" on the node g1 ended after 0.10 s: exited with code 3, by itself",
         "PROGRAM EXIT CODE 3",
     ]
     assert isinstance(acknowledged[0], Ack)
@@ -273,7 +274,7 @@ def test_a_refused_connection_is_logged_as_the_old_program_did(place: Place) -> 
     assert texts[0].startswith("poll interval lowered")
     assert texts[1] == "Could not connect to the node g1"
     assert re.fullmatch(r"Connection refused \(errno:\d+\)", texts[2])
-    assert texts[3].startswith("no contact with the node g1 within 0.5 s")
+    assert texts[3].startswith("no contact with the node g1 within 0.50 s")
     assert texts[4] == "PROGRAM EXIT CODE 1"
 
 

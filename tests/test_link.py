@@ -8,12 +8,14 @@ import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from appmgr.dial import Contact, ContactError, explain
+from appmgr.dial import CONNECT_SECONDS, RESOLVE_SECONDS, Contact, ContactError, Dialer, explain
 from appmgr.link import (
     CLOSE_SECONDS,
     FIRST_PAUSE_SECONDS,
@@ -28,8 +30,10 @@ from appmgr.link import (
     LinkEvent,
     Received,
 )
-from appserver.messages import Ack, Bye, Greeting, Hello, Message, Poll, Refused, Status
+from appserver.messages import Ack, Bye, Goodbye, Greeting, Hello, Message, Poll, Refused, Status
 from appserver.protocol import CLOSED, NEED_DATA, Connection
+from pki.certificates import Purpose, issue
+from pki.material import Material, Pin
 
 RUN = "a" * 32
 GREETING = Greeting((1,), "cmappserver 0.1.0", "g1")
@@ -297,6 +301,99 @@ kept: list[Guest] = []
 
 async def _connect_and_return(bench: Bench) -> None:
     kept.append(await connect(bench))
+
+
+async def test_a_goodbye_in_place_of_the_greeting_is_a_failed_contact(autojump_clock: trio.testing.MockClock) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await bench.next_guest()
+        await guest.say(Goodbye("shutting down"))
+        assert await bench.event() == ContactFailed("the server said 'goodbye' instead of a greeting")
+
+    await with_link(Bench(), scenario)
+
+
+async def test_a_connection_that_breaks_while_sending_is_lost(autojump_clock: trio.testing.MockClock) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await connect(bench)
+        assert isinstance(guest.stream, trio.StapledStream)
+        await guest.stream.receive_stream.aclose()
+        bench.link.send(Poll(1))
+        assert await bench.event() == Disconnected("the connection broke")
+
+    await with_link(Bench(), scenario)
+
+
+def look_ups_give(monkeypatch: pytest.MonkeyPatch, *ports: int, error: OSError | None = None) -> None:
+    """Have each look-up give addresses with these ports, or this error; without either it never ends."""
+
+    async def look_up(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        await trio.lowlevel.checkpoint()
+        if error is not None:
+            raise error
+        if not ports:
+            await trio.sleep_forever()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+
+
+@pytest.fixture(scope="module")
+def dialer() -> Dialer:
+    issued = issue(Purpose.CLIENT, "node1", now=datetime.now(timezone.utc))
+    chain = issued.certificate.public_bytes(Encoding.PEM)
+    key = issued.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pin = Pin(issued.certificate.public_bytes(Encoding.DER), "own")
+    return Dialer(
+        "g1",
+        "guest.example",
+        5315,
+        Material(chain, key, (pin,)),
+        trust_store="/etc/g1.public",
+        handshake_seconds=2.0,
+        silence_seconds=30.0,
+    )
+
+
+async def test_a_name_that_is_not_known_is_a_failed_contact(dialer: Dialer, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_ups_give(monkeypatch, error=socket.gaierror(-2, "Name or service not known"))
+    with pytest.raises(ContactError, match=r"^Name or service not known \(errno:-2\)$"):
+        await dialer.dial()
+
+
+async def test_a_look_up_that_hangs_is_left(
+    autojump_clock: trio.testing.MockClock, dialer: Dialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_ups_give(monkeypatch)
+    with pytest.raises(ContactError, match="look-up of 'guest.example' took longer than 10 s"):
+        await dialer.dial()
+    assert trio.current_time() == pytest.approx(RESOLVE_SECONDS)
+
+
+async def test_every_address_is_tried_and_a_silent_server_is_left_after_its_time(
+    dialer: Dialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address refuses; the second accepts in its kernel and says nothing, as a frozen guest does."""
+    with socket.socket() as refusing, socket.socket() as frozen:
+        refusing.bind(("127.0.0.1", 0))
+        frozen.bind(("127.0.0.1", 0))
+        frozen.listen()
+        look_ups_give(monkeypatch, refusing.getsockname()[1], frozen.getsockname()[1])
+        with trio.fail_after(60), pytest.raises(ContactError, match="TLS handshake took longer than 2 s"):
+            await dialer.dial()
+
+
+async def test_an_address_that_does_not_answer_times_out(
+    autojump_clock: trio.testing.MockClock, dialer: Dialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect_for_ever(*_: object) -> None:
+        await trio.sleep_forever()
+
+    look_ups_give(monkeypatch, 1, 2)
+    with trio.socket.socket() as any_socket:
+        monkeypatch.setattr(type(any_socket), "connect", connect_for_ever)
+    with pytest.raises(ContactError, match=rf"\(errno:{errno.ETIMEDOUT}\)$"):
+        await dialer.dial()
+    assert trio.current_time() == pytest.approx(2 * CONNECT_SECONDS)
 
 
 def broken_by(cause: BaseException) -> trio.BrokenResourceError:

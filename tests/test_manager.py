@@ -234,7 +234,7 @@ def test_a_run_that_has_ended_before_the_answer_is_logged_as_started_and_ended()
     assert logged(actions).splitlines() == [
         "started the application '/apps/ping_mon' on the node g1: it has ended already",
         "output: hello",
-        "the application '/apps/ping_mon' on the node g1 ended after 0.0 s: exited with code 0, by itself",
+        "the application '/apps/ping_mon' on the node g1 ended after 0.01 s: exited with code 0, by itself",
     ]
 
 
@@ -279,7 +279,14 @@ def test_the_tail_is_bounded_whatever_the_server_sends() -> None:
 
 @pytest.mark.parametrize(
     ("span", "words"),
-    [(0.04, "0.0 s"), (12.4, "12 s"), (200, "3 min 20 s"), (18600, "5 h 10 min"), (1047600, "12 d 3 h")],
+    [
+        (0.04, "0.04 s"),
+        (3.46, "3.5 s"),
+        (12.4, "12 s"),
+        (200, "3 min 20 s"),
+        (18600, "5 h 10 min"),
+        (1047600, "12 d 3 h"),
+    ],
 )
 def test_spans_of_time_are_written_for_people(span: float, words: str) -> None:
     assert seconds(span) == words

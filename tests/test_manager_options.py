@@ -96,7 +96,7 @@ def test_a_timeout_beyond_all_reason_is_for_ever() -> None:
     assert parse_with("--boot-timeout", "1e300").boot_timeout_seconds == 1e9
 
 
-WRONG_SECONDS = ["0", "-1", "nan", "inf", "-inf", "1e999", "1_0", "5s", " 5", "", "٣", "0x10", "1e-999"]
+WRONG_SECONDS = ["0", "-1", "nan", "inf", "-inf", "1e999", "1_0", "5s", " 5", "", "٣", "0x10", "1e-999", "1.2.3"]
 WRONG = {
     "nothing": ([], "-node is missing"),
     "no node": (["-service", "x"], "-node is missing"),

@@ -1,0 +1,115 @@
+"""Which program a command means, and every reason why it may not be started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from appserver.commands import CommandError, resolve_command
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX files")
+
+
+def program(path: Path, mode: int = 0o755) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return str(path)
+
+
+def refusal(word: str, path: str = "/bin", allow: tuple[str, ...] = ()) -> tuple[str, str]:
+    with pytest.raises(CommandError) as caught:
+        resolve_command(word, {"PATH": path}, allow)
+    return caught.value.code, str(caught.value)
+
+
+def test_a_path_is_taken_as_it_is_and_never_looked_for(tmp_path: Path) -> None:
+    path = program(tmp_path / "run me")
+    assert resolve_command(path, {"PATH": "/nowhere"}) == path
+    assert resolve_command(f"{tmp_path}/./x/../run me", {}) == path
+
+
+def test_a_relative_path_starts_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = program(tmp_path / "app")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_command(path.lstrip("/"), {}) == path
+    assert refusal("./app")[0] == "no-such-command"
+
+
+def test_a_bare_word_is_the_first_executable_file_along_the_path(tmp_path: Path) -> None:
+    program(tmp_path / "a" / "app", 0o644)
+    (tmp_path / "b" / "app").mkdir(parents=True)
+    wanted = program(tmp_path / "c" / "app")
+    program(tmp_path / "d" / "app")
+    search = ":".join(str(tmp_path / name) for name in "abcd")
+    assert resolve_command("app", {"PATH": search}) == wanted
+
+
+@pytest.mark.parametrize("environment", [{}, {"PATH": ""}])
+def test_without_a_path_the_systems_own_is_searched(environment: dict[str, str]) -> None:
+    assert resolve_command("sh", environment) in {"/bin/sh", "/usr/bin/sh"}
+
+
+def test_an_empty_entry_of_the_path_is_the_working_directory_of_applications(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "only-here")
+    monkeypatch.chdir(tmp_path)
+    assert refusal("only-here", path=":/bin")[0] == "no-such-command"
+
+
+def test_a_word_that_is_nowhere_is_refused_with_the_path_that_was_searched() -> None:
+    code, text = refusal("no-such-thing", "/bin:/usr/bin")
+    assert code == "no-such-command"
+    assert "'no-such-thing'" in text
+    assert "/bin:/usr/bin" in text
+
+
+def test_every_way_a_path_can_be_wrong_has_its_code(tmp_path: Path) -> None:
+    plain = program(tmp_path / "plain", 0o644)
+    (tmp_path / "loop").symlink_to("loop")
+    assert refusal(f"{tmp_path}/absent")[0] == "no-such-command"
+    assert refusal(f"{plain}/below")[0] == "no-such-command"
+    assert refusal(f"{tmp_path}/loop")[0] == "no-such-command"
+    assert refusal(str(tmp_path))[0] == "is-a-directory"
+    assert refusal(plain)[0] == "not-executable"
+    assert refusal(f"{tmp_path}/{'x' * 300}")[0] == "start-failed"
+    assert repr(plain) in refusal(plain)[1]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "allowed"),
+    [
+        ([], True),
+        (["{dir}/app"], True),
+        (["{dir}/*"], True),
+        (["/nowhere/*", "{dir}/a?p"], True),
+        (["/nowhere/*"], False),
+        (["app"], False),
+        (["{dir}/APP"], False),
+        ([""], False),
+    ],
+)
+def test_where_there_is_an_allow_rule_nothing_else_may_be_started(
+    tmp_path: Path, patterns: list[str], allowed: bool
+) -> None:
+    path = program(tmp_path / "app")
+    rules = tuple(pattern.format(dir=os.path.realpath(tmp_path)) for pattern in patterns)
+    if allowed:
+        assert resolve_command(path, {}, rules) == path
+    else:
+        code, text = refusal(path, allow=rules)
+        assert code == "rule"
+        assert repr(path) in text
+
+
+def test_a_rule_is_for_the_path_with_all_links_resolved(tmp_path: Path) -> None:
+    path = program(tmp_path / "real" / "app")
+    link = tmp_path / "allowed" / "app"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    root = os.path.realpath(tmp_path)
+    assert refusal(str(link), allow=(f"{root}/allowed/*",))[0] == "rule"
+    assert resolve_command(str(link), {}, (f"{root}/real/*",)) == str(link)

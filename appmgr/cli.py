@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, TextIO, final
 
 from appmgr.options import HELP, SHORT_HELP, ManagerOptions, UsageError, parse_options
 from appmgr.settings import NodeSettings, load_node_settings
@@ -116,11 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(words: Sequence[str]) -> int:
     """Do all that the program does, except for leaving the process."""
     if not words:
-        return _say(sys.stderr.write, SHORT_HELP, USAGE_STATUS)
+        return _say(sys.stderr, SHORT_HELP, USAGE_STATUS)
     try:
         options = parse_options(words)
     except UsageError as error:
-        return _say(sys.stderr.write, f"{PROGRAM}: {error}\n{SHORT_HELP}", USAGE_STATUS)
+        return _say(sys.stderr, f"{PROGRAM}: {error}\n{SHORT_HELP}", USAGE_STATUS)
     if isinstance(options, str):
         return _inform(options)
     report = Report(PROGRAM)
@@ -136,13 +136,15 @@ def run(words: Sequence[str]) -> int:
 
 def _inform(wish: Literal["help", "version"]) -> int:
     text = HELP if wish == "help" else f"{software(PROGRAM)}\n"
-    return _say(sys.stdout.write, text, 0)
+    return _say(sys.stdout, text, 0)
 
 
-def _say(write: Callable[[str], object], text: str, status: int) -> int:
-    """Write for a person who may have closed the stream already; the status is the same."""
+def _say(stream: TextIO | None, text: str, status: int) -> int:
+    """Write for a person, who may have closed the stream before the start (None) or since; the status is the same."""
+    if stream is None:
+        return status
     with contextlib.suppress(OSError, ValueError):
-        write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return status
 
 

@@ -292,10 +292,11 @@ def test_a_term_before_the_first_contact_ends_it_at_once(place: Place) -> None:
 
 
 def test_closed_standard_descriptors_change_nothing(place: Place) -> None:
-    words = f"-node g1 --config {place.config} -cmappserver_timeout 0.3 --failure-status 44 -service x"
-    command = f'exec {sys.executable} -c "{BOOTSTRAP}" {words} <&- >&- 2>&-'
-    found = subprocess.run(["/bin/sh", "-c", command], env=EMPTY, cwd="/", timeout=PATIENCE_SECONDS, check=False)
-    assert found.returncode == 44
+    contact = f"-node g1 --config {place.config} -cmappserver_timeout 0.3 --failure-status 44 -service x"
+    for words, status in ((contact, 44), ("", 2), ("--wrong", 2), ("--help", 0)):
+        command = f'exec {sys.executable} -c "{BOOTSTRAP}" {words} <&- >&- 2>&-'
+        found = subprocess.run(["/bin/sh", "-c", command], env=EMPTY, cwd="/", timeout=PATIENCE_SECONDS, check=False)
+        assert found.returncode == status
 
 
 def test_an_unusable_configuration_is_one_clear_line(place: Place) -> None:

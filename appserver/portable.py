@@ -90,6 +90,10 @@ class _Follower:
         self._stopping()
         self._wake.set()
 
+    def set_terms(self, terms: Terms) -> None:
+        """Say what becomes of survivors."""
+        self.write(survivors=terms.survivors, stop_timeout_seconds=terms.stop_timeout_seconds)
+
     async def follow(self, environment: Mapping[str, str]) -> None:
         """Start or find the process, then go on until nobody of its tree lives."""
         self._changed(self.state)
@@ -220,6 +224,7 @@ class PortableProcesses:
         self._followers: dict[str, _Follower] = {}
         self._let_go: dict[str, trio.Process] = {}
         self._early_stops: dict[str, tuple[str, float]] = {}
+        self._early_terms: dict[str, Terms] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do nothing until cancelled: there is no launcher to be kept."""
@@ -233,6 +238,8 @@ class PortableProcesses:
         follower = _Follower(request, file, self._census, changed, stopping, self._let_go.pop(run_id, None))
         self._followers[run_id] = follower
         try:
+            if run_id in self._early_terms:
+                follower.set_terms(self._early_terms.pop(run_id))
             if run_id in self._early_stops:
                 follower.order_stop(*self._early_stops.pop(run_id))
             await follower.follow(self._environment)
@@ -250,9 +257,11 @@ class PortableProcesses:
             self._early_stops[run_id] = (by, timeout_seconds)
 
     def set_terms(self, run_id: str, terms: Terms) -> None:
-        """Say what becomes of survivors; where the run is not followed there are none."""
+        """Say what becomes of survivors; kept, too, until the run is followed."""
         if run_id in self._followers:
-            self._followers[run_id].write(survivors=terms.survivors, stop_timeout_seconds=terms.stop_timeout_seconds)
+            self._followers[run_id].set_terms(terms)
+        else:
+            self._early_terms[run_id] = terms
 
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Ask psutil what a main process uses."""

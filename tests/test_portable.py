@@ -274,6 +274,14 @@ async def test_a_stop_that_comes_before_the_run_is_followed_is_kept(guest: Guest
     assert (guest.stopping, outcome.account.stopped_by) == (1, "admin")
 
 
+async def test_terms_that_come_before_the_run_is_followed_are_kept(guest: Guest) -> None:
+    guest.record("/bin/true")
+    guest.processes.set_terms("r1", Terms("stop", 7.0))
+    with trio.fail_after(PATIENCE_SECONDS):
+        await guest.follow()
+    assert (guest.on_record.survivors, guest.on_record.stop_timeout_seconds) == ("stop", 7.0)
+
+
 async def test_a_process_that_is_suspended_notices_a_stop(guest: Guest) -> None:
     guest.record("/bin/sleep", "600")
     async with guest.following():

@@ -1,0 +1,763 @@
+"""The table of services: what is asked and what happens, the effects that follow; then all of it in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from appserver import services
+from appserver.identity import Service
+from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
+from appserver.services import (
+    Effect,
+    Forget,
+    Launch,
+    NoteAlias,
+    NoteCollected,
+    OrderStop,
+    Phase,
+    Run,
+    Services,
+    SetTerms,
+    TellEnded,
+    TellRefused,
+    TellRunning,
+    TellStopping,
+    Terms,
+    Watcher,
+)
+
+PING = Service("line", ("/apps/ping_mon",))
+TERMS = Terms()
+STOP_TERMS = Terms("stop", 5.0)
+
+
+@dataclass(frozen=True)
+class Manager:
+    """A session, by its name."""
+
+    name: str
+
+    def tell(self, what: services.Tell, /) -> None:
+        raise AssertionError(f"the table only says what is to be told, it tells nothing itself: {what!r}")
+
+
+A, B, C = Manager("a"), Manager("b"), Manager("c")
+
+
+def service(number: int) -> Service:
+    return Service("line", (f"/apps/{number}",))
+
+
+def start(table: Services, run_id: str = "r1", watcher: Watcher = A, what: Service = PING) -> Run:
+    assert table.ask_run(watcher, run_id, what, TERMS) == [Launch(run_id, what, TERMS)]
+    return run_of(table, run_id)
+
+
+def run_of(table: Services, run_id: str) -> Run:
+    run = table.find(run_id)
+    assert run is not None
+    return run
+
+
+def execute(table: Services, run_id: str = "r1") -> list[Effect]:
+    return table.started(run_id, 100, 200, 1.0, 2.0)
+
+
+def running(table: Services, run_id: str = "r1", watcher: Watcher = A, what: Service = PING) -> Run:
+    run = start(table, run_id, watcher, what)
+    execute(table, run_id)
+    return run
+
+
+def end(table: Services, run_id: str = "r1", outcome: Outcome = Exited(0), *, gone: bool = True) -> list[Effect]:  # noqa: B008
+    return table.ended(run_id, outcome, gone=gone, stopping=False)
+
+
+def attached(watcher: Watcher, run: Run) -> TellRunning:
+    return TellRunning(watcher, run, attached=True)
+
+
+def told(effects: Sequence[Effect], watcher: Watcher) -> list[Effect]:
+    kinds = (TellRunning, TellStopping, TellEnded, TellRefused)
+    return [effect for effect in effects if isinstance(effect, kinds) and effect.watcher == watcher]
+
+
+@pytest.fixture
+def table() -> Services:
+    return Services(30)
+
+
+# The way of one run.
+
+
+def test_a_service_that_does_not_run_is_launched_and_whoever_asked_is_told_when_it_runs(table: Services) -> None:
+    run = start(table)
+    assert run.phase is Phase.STARTING
+    assert execute(table) == [TellRunning(A, run, attached=False)]
+    assert (run.phase, run.pid, run.start_ticks, run.started_at, run.started_monotonic) == (
+        Phase.RUNNING,
+        100,
+        200,
+        1.0,
+        2.0,
+    )
+
+
+def test_whoever_watches_is_told_of_the_end_at_once(table: Services) -> None:
+    run = running(table)
+    run.log_path = "/log"
+    assert end(table, outcome=Exited(7), gone=False) == [TellEnded(A, "r1", Exited(7), "/log")]
+    assert run.phase is Phase.ENDED
+    assert table.active() == []
+
+
+def test_what_survives_an_end_holds_up_nothing(table: Services) -> None:
+    running(table)
+    end(table, gone=False)
+    start(table, "r2")
+    assert end(table, "r1", gone=True) == []
+    assert [run.run_id for run in table.active()] == ["r2"]
+
+
+def test_a_start_that_fails_is_refused_to_everybody_who_waits_for_it_and_forgotten(table: Services) -> None:
+    start(table)
+    table.ask_run(B, "r2", PING, TERMS)
+    effects = table.not_started("r1", "not-executable", "why")
+    assert effects == [
+        TellRefused(A, "not-executable", "why"),
+        TellRefused(B, "not-executable", "why"),
+        Forget("r1"),
+    ]
+    assert table.find("r1") is None
+    assert table.find("r2") is None
+    start(table, "r1")
+
+
+def test_a_start_that_fails_hides_no_outcome_that_nobody_collected(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(7))
+    start(table, "r2")
+    table.not_started("r2", "storage", "why")
+    run = start(table, "r3")
+    assert execute(table, "r3") == [TellRunning(A, run, attached=False, previous=("r1", Exited(7)))]
+
+
+# The service string is the identity.
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Service("line", ("/apps/ping_mon ",)),
+        Service("vector", ("/apps/ping_mon",)),
+        Service("line", ("/apps/ping_mon",), "two"),
+    ],
+    ids=["a blank more", "another form", "another instance"],
+)
+def test_another_identity_is_another_process(table: Services, other: Service) -> None:
+    running(table)
+    assert table.ask_run(B, "r2", other, TERMS) == [Launch("r2", other, TERMS)]
+
+
+def test_whoever_asks_for_a_service_that_runs_is_attached_and_nothing_is_started(table: Services) -> None:
+    run = running(table)
+    assert table.ask_run(B, "r2", PING, STOP_TERMS) == [
+        NoteAlias("r2", "r1"),
+        attached(B, run),
+        SetTerms("r1", STOP_TERMS),
+    ]
+    assert end(table, outcome=Exited(3)) == [TellEnded(A, "r1", Exited(3)), TellEnded(B, "r1", Exited(3))]
+
+
+def test_whoever_asks_during_a_start_joins_it(table: Services) -> None:
+    run = start(table)
+    assert table.ask_run(B, "r2", PING, STOP_TERMS) == [NoteAlias("r2", "r1"), SetTerms("r1", STOP_TERMS)]
+    assert execute(table) == [TellRunning(A, run, attached=False), attached(B, run)]
+
+
+# A run has an id.
+
+
+def test_asking_again_with_the_id_of_a_run_that_is_started_starts_nothing(table: Services) -> None:
+    run = start(table)
+    assert Launch not in map(type, table.ask_run(B, "r1", PING, TERMS))
+    assert told(execute(table), B) == [attached(B, run)]
+
+
+def test_asking_again_with_the_id_of_a_run_that_runs_leads_to_it(table: Services) -> None:
+    run = running(table)
+    assert told(table.ask_run(B, "r1", PING, TERMS), B) == [attached(B, run)]
+
+
+@pytest.mark.parametrize("run_id", ["r1", "alias"])
+def test_asking_again_with_the_id_of_a_run_that_has_ended_gives_its_outcome(table: Services, run_id: str) -> None:
+    running(table)
+    table.ask_run(B, "alias", PING, TERMS)
+    end(table, outcome=Signaled(9))
+    assert table.ask_run(C, run_id, PING, TERMS) == [TellEnded(C, "r1", Signaled(9))]
+    assert table.ask_watch(C, run_id, TERMS) == [TellEnded(C, "r1", Signaled(9))]
+
+
+def test_an_alias_leads_to_its_run_even_while_the_next_one_runs(table: Services) -> None:
+    running(table)
+    table.ask_run(B, "alias", PING, TERMS)
+    end(table, outcome=Exited(3))
+    running(table, "r2")
+    assert table.ask_run(B, "alias", PING, TERMS) == [TellEnded(B, "r1", Exited(3))]
+
+
+def test_the_id_of_one_service_is_refused_for_another(table: Services) -> None:
+    running(table)
+    (refused,) = table.ask_run(B, "r1", service(2), TERMS)
+    assert isinstance(refused, TellRefused)
+    assert (refused.watcher, refused.code) == (B, "bad-service")
+    assert "'/apps/ping_mon'" in refused.text
+
+
+def test_whoever_comes_back_for_a_run_hears_of_it_and_nothing_is_started(table: Services) -> None:
+    run = running(table)
+    table.leave(A)
+    assert told(table.ask_watch(B, "r1", STOP_TERMS), B) == [attached(B, run)]
+    assert end(table, outcome=Exited(2)) == [TellEnded(B, "r1", Exited(2))]
+
+
+def test_coming_back_for_a_run_that_nobody_knows_is_lost_never_a_start(table: Services) -> None:
+    (ended,) = table.ask_watch(A, "r1", TERMS)
+    assert isinstance(ended, TellEnded)
+    assert isinstance(ended.outcome, Lost)
+    assert table.active() == []
+
+
+# The limit.
+
+
+def test_the_thirty_first_is_refused_and_the_thirty_go_on(table: Services) -> None:
+    for number in range(30):
+        running(table, f"r{number}", A, service(number))
+    (refused,) = table.ask_run(B, "r30", service(30), TERMS)
+    assert isinstance(refused, TellRefused)
+    assert (refused.watcher, refused.code) == (B, "limit")
+    assert "30" in refused.text
+    assert len(table.active()) == 30
+    assert table.find("r30") is None
+    assert told(table.ask_run(B, "again", service(5), TERMS), B) == [attached(B, run_of(table, "r5"))]
+    end(table, "r7")
+    start(table, "r30", B, service(30))
+
+
+def test_a_start_counts_from_its_beginning(table: Services) -> None:
+    table.max_processes = 1
+    start(table)
+    (refused,) = table.ask_run(B, "r2", service(2), TERMS)
+    assert isinstance(refused, TellRefused)
+
+
+def test_a_run_that_is_being_stopped_counts_until_nobody_of_it_lives(table: Services) -> None:
+    table.max_processes = 1
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ended("r1", Signaled(15), gone=False, stopping=True)
+    assert [type(effect) for effect in table.ask_run(B, "r2", service(2), TERMS)] == [TellRefused]
+    table.ended("r1", Signaled(15), gone=True, stopping=True)
+    start(table, "r2", B, service(2))
+
+
+# Stops.
+
+
+def test_a_stop_is_ordered_then_accepted_then_told_when_nobody_lives(table: Services) -> None:
+    run = running(table)
+    table.ask_run(B, "r2", PING, TERMS)
+    assert table.ask_stop(B, "r2", "manager b", 5.0) == [OrderStop("r1", "manager b", 5.0)]
+    assert run.phase is Phase.STOPPING
+    assert table.stop_accepted("r1") == [TellStopping(B, "r1")]
+    outcome = Signaled(15, Account(stopped_by="manager b"))
+    assert table.ended("r1", outcome, gone=False, stopping=True) == []
+    assert run.phase is Phase.STOPPING
+    assert table.ended("r1", outcome, gone=True, stopping=True) == [
+        TellEnded(A, "r1", outcome),
+        TellEnded(B, "r1", outcome),
+    ]
+
+
+def test_every_stop_is_passed_on_since_the_shorter_time_wins_elsewhere(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 60)
+    assert table.ask_stop(B, "r1", "b", 5) == [OrderStop("r1", "b", 5)]
+    assert table.stop_accepted("r1") == [TellStopping(A, "r1"), TellStopping(B, "r1")]
+
+
+def test_whoever_stops_without_having_watched_is_told_of_the_end(table: Services) -> None:
+    running(table)
+    table.ask_stop(B, "r1", "b", 5)
+    assert told(end(table, outcome=Exited(0)), B) == [TellEnded(B, "r1", Exited(0))]
+
+
+def test_stopping_what_has_ended_gives_its_outcome(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(7))
+    assert table.ask_stop(A, "r1", "a", 5) == [TellEnded(A, "r1", Exited(7))]
+
+
+def test_stopping_what_nobody_knows_is_lost_and_prevents_a_start_that_waits(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ask_run(B, "r2", PING, TERMS)
+    (ended,) = table.ask_stop(B, "r2", "b", 5)
+    assert isinstance(ended, TellEnded)
+    assert isinstance(ended.outcome, Lost)
+    assert Launch not in map(type, end(table))
+
+
+def test_a_stop_is_completed_even_if_whoever_asked_has_left(table: Services) -> None:
+    run = running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.leave(A)
+    assert table.stop_accepted("r1") == []
+    assert run.phase is Phase.STOPPING
+    assert table.ask_run(B, "r2", PING, TERMS) == []
+
+
+def test_a_stop_during_a_start_goes_before_the_run(table: Services) -> None:
+    run = start(table)
+    assert table.ask_stop(A, "r1", "a", 5) == [OrderStop("r1", "a", 5)]
+    execute(table)
+    assert run.phase is Phase.STOPPING
+
+
+def test_a_stop_that_is_accepted_during_a_start_is_not_joined_by_the_next_who_asks(table: Services) -> None:
+    run = start(table)
+    table.ask_stop(A, "r1", "a", 5)
+    assert table.stop_accepted("r1") == [TellStopping(A, "r1")]
+    assert table.ask_run(B, "r2", PING, TERMS) == []
+    execute(table)
+    assert run.phase is Phase.STOPPING
+
+
+def test_a_stop_during_a_start_is_in_force_even_if_whoever_asked_has_left(table: Services) -> None:
+    run = start(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.leave(A)
+    assert table.ask_run(B, "r2", PING, TERMS) == []
+    execute(table)
+    assert run.phase is Phase.STOPPING
+
+
+def test_whoever_asks_during_a_stop_waits_for_the_end_then_starts(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    assert table.ask_run(B, "r2", PING, STOP_TERMS) == []
+    assert table.ask_run(C, "r3", PING, TERMS) == []
+    assert table.ended("r1", Signaled(15), gone=False, stopping=True) == []
+    assert table.ended("r1", Signaled(15), gone=True, stopping=True) == [
+        TellEnded(A, "r1", Signaled(15)),
+        Launch("r2", PING, STOP_TERMS),
+        NoteAlias("r3", "r2"),
+        SetTerms("r2", TERMS),
+    ]
+    run = run_of(table, "r2")
+    assert execute(table, "r2") == [
+        TellRunning(B, run, attached=False, previous=("r1", Signaled(15))),
+        attached(C, run),
+    ]
+
+
+def test_whoever_asks_again_while_waiting_takes_the_place_of_its_former_session(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ask_run(B, "r2", PING, TERMS)
+    table.ask_run(C, "r2", PING, TERMS)
+    table.leave(B)
+    end(table)
+    assert [effect.watcher for effect in execute(table, "r2") if isinstance(effect, TellRunning)] == [C]
+
+
+def test_a_start_that_somebody_only_waited_for_is_not_made_once_it_has_left(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ask_run(B, "r2", PING, TERMS)
+    table.leave(B)
+    assert Launch not in map(type, end(table))
+
+
+def test_whoever_waits_starts_where_the_run_that_was_to_be_stopped_never_started(table: Services) -> None:
+    start(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ask_run(B, "r2", PING, TERMS)
+    effects = table.not_started("r1", "no-such-command", "why")
+    assert effects == [TellRefused(A, "no-such-command", "why"), Forget("r1"), Launch("r2", PING, TERMS)]
+
+
+def test_survivors_that_are_being_stopped_are_waited_for_but_the_outcome_is_told(table: Services) -> None:
+    run = running(table)
+    assert table.ended("r1", Exited(4), gone=False, stopping=True) == [TellEnded(A, "r1", Exited(4))]
+    assert run.clearing
+    assert table.ask_run(B, "r2", PING, TERMS) == []
+    assert table.ended("r1", Exited(4), gone=False, stopping=True) == []
+    assert table.ended("r1", Exited(4), gone=True, stopping=True) == [Launch("r2", PING, TERMS)]
+
+
+def test_a_stop_that_is_accepted_after_the_end_is_told_to_nobody(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    end(table)
+    assert table.stop_accepted("r1") == []
+    assert table.stop_accepted("never was") == []
+
+
+# Leaving.
+
+
+def test_a_manager_that_has_left_is_told_nothing_and_what_it_watched_goes_on(table: Services) -> None:
+    run = running(table)
+    assert table.leave(A) == []
+    assert run.phase is Phase.RUNNING
+    assert end(table) == []
+
+
+def test_the_last_one_that_asks_decides_what_becomes_of_survivors(table: Services) -> None:
+    running(table)
+    assert SetTerms("r1", STOP_TERMS) in table.ask_watch(B, "r1", STOP_TERMS)
+    assert SetTerms("r1", TERMS) in table.ask_run(C, "r3", PING, TERMS)
+
+
+# Outcomes that are kept.
+
+
+def test_an_outcome_that_nobody_collected_is_shown_to_whoever_starts_the_service_next(table: Services) -> None:
+    running(table)
+    table.leave(A)
+    end(table, outcome=Exited(7))
+    run = start(table, "r2", B)
+    assert execute(table, "r2") == [TellRunning(B, run, attached=False, previous=("r1", Exited(7)))]
+    assert told(table.ask_run(C, "r3", PING, TERMS), C) == [attached(C, run)]
+
+
+def test_an_outcome_that_was_collected_is_not_shown(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(7))
+    assert table.acknowledge("r1") == [NoteCollected("r1")]
+    assert table.acknowledge("r1") == []
+    run = start(table, "r2", B)
+    assert execute(table, "r2") == [TellRunning(B, run, attached=False)]
+
+
+def test_an_outcome_is_collected_by_an_alias_too(table: Services) -> None:
+    running(table)
+    table.ask_run(B, "alias", PING, TERMS)
+    end(table)
+    assert table.acknowledge("alias") == [NoteCollected("r1")]
+
+
+def test_what_has_not_ended_cannot_be_collected(table: Services) -> None:
+    run = running(table)
+    assert table.acknowledge("r1") == []
+    assert table.acknowledge("never was") == []
+    assert not run.collected
+
+
+def test_the_last_outcome_of_a_service_is_kept_though_collected(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(7))
+    table.acknowledge("r1")
+    assert table.leave(A) == []
+    assert table.ask_run(B, "r1", PING, TERMS) == [TellEnded(B, "r1", Exited(7))]
+
+
+def test_a_collected_outcome_is_dropped_once_the_next_run_has_ended_and_nobody_watches(table: Services) -> None:
+    running(table)
+    end(table)
+    table.acknowledge("r1")
+    running(table, "r2", B)
+    assert table.find("r1") is not None
+    assert end(table, "r2") == [TellEnded(B, "r2", Exited(0))]
+    assert table.leave(A) == [Forget("r1")]
+    assert table.find("r1") is None
+    assert table.find("r2") is not None
+
+
+def test_an_older_outcome_that_nobody_collected_is_kept_until_somebody_does(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(1))
+    running(table, "r2")
+    end(table, "r2")
+    assert table.leave(A) == []
+    assert table.acknowledge("r1") == [NoteCollected("r1"), Forget("r1")]
+
+
+def finish(table: Services, number: int, what: Service, *, collect: bool) -> list[Effect]:
+    run_id = f"r{number}"
+    running(table, run_id, A, what)
+    effects = table.leave(A) + end(table, run_id)
+    return effects + (table.acknowledge(run_id) if collect else [])
+
+
+def test_no_more_than_a_thousand_outcomes_are_kept_and_the_oldest_go_first(table: Services) -> None:
+    assert services.MAX_KEPT_OUTCOMES == 1000
+    for number in range(1000):
+        assert finish(table, number, service(number), collect=False) == []
+    assert finish(table, 1000, service(1000), collect=False) == [Forget("r0")]
+    assert finish(table, 1001, service(1001), collect=False) == [Forget("r1")]
+
+
+@pytest.mark.parametrize(
+    ("ended", "dropped"),
+    [
+        ([(1, False), (2, False), (3, False)], "r0"),
+        ([(1, False), (2, True), (3, False)], "r1"),
+        ([(1, False), (2, False), (2, False), (3, False)], "r1"),
+        ([(2, True), (1, False), (1, False), (3, False)], "r1"),
+    ],
+    ids=["the oldest", "one that was collected", "one that is not the last of its service", "rather than a last one"],
+)
+def test_what_is_missed_least_is_dropped_first(
+    monkeypatch: pytest.MonkeyPatch, table: Services, ended: list[tuple[int, bool]], dropped: str
+) -> None:
+    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", len(ended) - 1)
+    effects: list[Effect] = []
+    for number, (what, collect) in enumerate(ended):
+        effects += finish(table, number, service(what), collect=collect)
+    assert [effect for effect in effects if isinstance(effect, Forget)] == [Forget(dropped)]
+
+
+def test_what_runs_is_never_dropped(monkeypatch: pytest.MonkeyPatch, table: Services) -> None:
+    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", 1)
+    running(table, "r1", A, service(1))
+    running(table, "r2", A, service(2))
+    table.ended("r2", Exited(0), gone=False, stopping=True)
+    finish(table, 3, service(3), collect=False)
+    assert table.find("r1") is not None
+    assert table.find("r2") is not None
+
+
+def test_a_dropped_run_takes_its_aliases_along(monkeypatch: pytest.MonkeyPatch, table: Services) -> None:
+    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", 1)
+    running(table, "r1", A, service(1))
+    table.ask_run(B, "alias", service(1), TERMS)
+    end(table, "r1")
+    finish(table, 2, service(2), collect=False)
+    assert table.find("alias") is None
+
+
+# After a restart.
+
+
+def test_a_run_found_on_disk_is_attached_to_not_started(table: Services) -> None:
+    run = Run("r1", PING, Phase.RUNNING, pid=100)
+    assert table.restore(run, ["alias"]) == []
+    assert told(table.ask_run(A, "r2", PING, TERMS), A) == [attached(A, run)]
+    assert told(table.ask_watch(B, "alias", TERMS), B) == [attached(B, run)]
+    assert table.active() == [run]
+
+
+def test_a_stop_found_on_disk_is_waited_for(table: Services) -> None:
+    table.restore(Run("r1", PING, Phase.STOPPING, pid=100))
+    assert table.ask_run(A, "r2", PING, TERMS) == []
+    assert table.ended("r1", Signaled(15), gone=True, stopping=True) == [Launch("r2", PING, TERMS)]
+
+
+def test_what_is_cleared_after_an_end_found_on_disk_is_waited_for(table: Services) -> None:
+    table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(0), clearing=True))
+    assert table.ask_run(A, "r2", PING, TERMS) == []
+    assert table.ended("r1", Exited(0), gone=True, stopping=True) == [Launch("r2", PING, TERMS)]
+
+
+def test_an_outcome_found_on_disk_is_shown_unless_it_was_collected(table: Services) -> None:
+    table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1)))
+    table.restore(Run("s1", service(2), Phase.ENDED, outcome=Exited(2), collected=True))
+    first, second = start(table, "r2"), start(table, "s2", A, service(2))
+    assert execute(table, "r2") == [TellRunning(A, first, attached=False, previous=("r1", Exited(1)))]
+    assert execute(table, "s2") == [TellRunning(A, second, attached=False)]
+
+
+def test_superseded_outcomes_found_on_disk_are_dropped(table: Services) -> None:
+    table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1), collected=True))
+    assert table.restore(Run("r2", PING, Phase.ENDED, outcome=Exited(2))) == [Forget("r1")]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Two managers and two services, everything in any order; a model of the world carries out the effects."""
+
+    LIMIT = 1
+
+    @initialize()
+    def begin(self) -> None:
+        self.table = Services(self.LIMIT)
+        self.alive: dict[str, Service] = {}
+        """What was launched and not yet gone or refused."""
+        self.executing: set[str] = set()
+        self.main_ended: set[str] = set()
+        self.stop_ordered: set[str] = set()
+        self.survived: set[str] = set()
+        self.open_asks: dict[Manager, int] = {}
+        """Sessions that asked, and how many final answers they have had."""
+        self.asked: dict[Manager, tuple[str, Service]] = {}
+        self.ids = 0
+        self.sessions = 0
+
+    def apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Launch(run_id, what):
+                    assert what not in self.alive.values(), "a second copy was started beside the first"
+                    assert run_id not in self.alive
+                    self.alive[run_id] = what
+                case OrderStop(run_id) | SetTerms(run_id):
+                    assert run_id in self.alive
+                    if isinstance(effect, OrderStop):
+                        self.stop_ordered.add(run_id)
+                case TellEnded(watcher) | TellRefused(watcher):
+                    assert isinstance(watcher, Manager)
+                    assert watcher in self.open_asks, "somebody who has left was told"
+                    self.open_asks[watcher] += 1
+                case Forget(run_id):
+                    assert run_id not in self.executing - self.main_ended
+                case TellRunning(watcher, run):
+                    assert watcher in self.open_asks
+                    assert run.run_id in self.executing
+                case _:
+                    pass
+
+    def session(self, name: str) -> Manager:
+        self.sessions += 1
+        manager = Manager(f"{name}{self.sessions}")
+        self.open_asks[manager] = 0
+        return manager
+
+    managers = st.sampled_from("ab")
+    kinds = st.sampled_from([service(1), service(2)])
+    picks = st.integers(0, 100)
+
+    @rule(name=managers, what=kinds, terms=st.sampled_from([TERMS, STOP_TERMS]))
+    def ask_run(self, name: str, what: Service, terms: Terms) -> None:
+        self.ids += 1
+        manager = self.session(name)
+        self.asked[manager] = (f"r{self.ids}", what)
+        self.apply(self.table.ask_run(manager, f"r{self.ids}", what, terms))
+
+    @precondition(lambda self: self.asked)
+    @rule(name=managers, pick=picks)
+    def ask_again(self, name: str, pick: int) -> None:
+        former = list(self.asked)[pick % len(self.asked)]
+        run_id, what = self.asked[former]
+        manager = self.session(name)
+        self.asked[manager] = (run_id, what)
+        self.leave(former)
+        self.apply(self.table.ask_run(manager, run_id, what, TERMS))
+
+    @precondition(lambda self: self.asked)
+    @rule(pick=picks)
+    def leave_one(self, pick: int) -> None:
+        self.leave(list(self.asked)[pick % len(self.asked)])
+
+    def leave(self, manager: Manager) -> None:
+        del self.open_asks[manager], self.asked[manager]
+        self.apply(self.table.leave(manager))
+
+    @precondition(lambda self: self.executing)
+    @rule(name=managers, pick=picks)
+    def ask_stop(self, name: str, pick: int) -> None:
+        run_id = self.pick(self.executing, pick)
+        manager = self.session(name)
+        self.asked[manager] = (run_id, self.alive[run_id])
+        self.apply(self.table.ask_stop(manager, run_id, name, 5.0))
+
+    @precondition(lambda self: self.asked)
+    @rule(pick=picks)
+    def stop_what_was_asked_for(self, pick: int) -> None:
+        manager = list(self.asked)[pick % len(self.asked)]
+        run_id, what = self.asked[manager]
+        self.leave(manager)
+        fresh = self.session("s")
+        self.asked[fresh] = (run_id, what)
+        self.apply(self.table.ask_stop(fresh, run_id, "s", 5.0))
+
+    @precondition(lambda self: self.alive.keys() - self.executing)
+    @rule(pick=picks, fails=st.booleans())
+    def come_up(self, pick: int, fails: bool) -> None:
+        run_id = self.pick(self.alive.keys() - self.executing, pick)
+        if fails:
+            del self.alive[run_id]
+            self.apply(self.table.not_started(run_id, "start-failed", "no memory"))
+        else:
+            self.executing.add(run_id)
+            self.apply(self.table.started(run_id, 1, 2, 3.0, 4.0))
+
+    @precondition(lambda self: self.stop_ordered & self.alive.keys())
+    @rule(pick=picks)
+    def accept_stop(self, pick: int) -> None:
+        self.apply(self.table.stop_accepted(self.pick(self.stop_ordered & self.alive.keys(), pick)))
+
+    @precondition(lambda self: self.executing)
+    @rule(pick=picks, gone=st.booleans(), stopping=st.booleans())
+    def end(self, pick: int, gone: bool, stopping: bool) -> None:
+        run_id = self.pick(self.executing, pick)
+        stopping = (stopping and run_id not in self.main_ended) or run_id in self.stop_ordered
+        if stopping:
+            self.stop_ordered.add(run_id)
+        self.main_ended.add(run_id)
+        # Survivors that are left alone do not count as the service: it may be started again beside them.
+        if gone or not stopping:
+            del self.alive[run_id]
+            self.executing.discard(run_id)
+            if not gone:
+                self.survived.add(run_id)
+        self.apply(self.table.ended(run_id, Exited(0), gone=gone, stopping=stopping))
+
+    @precondition(lambda self: self.survived)
+    @rule(pick=picks)
+    def survivors_end(self, pick: int) -> None:
+        run_id = self.pick(self.survived, pick)
+        self.survived.discard(run_id)
+        self.apply(self.table.ended(run_id, Exited(0), gone=True, stopping=False))
+
+    @precondition(lambda self: self.main_ended)
+    @rule(pick=picks)
+    def acknowledge(self, pick: int) -> None:
+        self.apply(self.table.acknowledge(self.pick(self.main_ended, pick)))
+
+    @staticmethod
+    def pick(found: set[str], pick: int) -> str:
+        return sorted(found)[pick % len(found)]
+
+    @invariant()
+    def nobody_has_more_than_one_final_answer(self) -> None:
+        assert all(count <= 1 for count in self.open_asks.values())
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        assert len(self.table.active()) <= self.LIMIT
+
+    @invariant()
+    def the_table_knows_what_runs(self) -> None:
+        assert {run.run_id for run in self.table.active()} <= set(self.alive)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        while self.alive:
+            run_id = min(self.alive)
+            if run_id not in self.executing:
+                self.come_up(0, fails=False) if len(self.alive) == 1 else self.come_up(0, fails=True)
+            else:
+                del self.alive[run_id]
+                self.executing.discard(run_id)
+                self.apply(self.table.ended(run_id, Exited(0), gone=True, stopping=True))
+        assert all(count == 1 for count in self.open_asks.values()), "somebody who asked was never answered"
+
+
+class AnyOrderWithRoom(AnyOrder):
+    LIMIT = 2
+
+
+SETTINGS = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = SETTINGS
+TestAnyOrderWithRoom = AnyOrderWithRoom.TestCase
+TestAnyOrderWithRoom.settings = SETTINGS

@@ -255,11 +255,12 @@ class Manager:
     def _ask(self) -> list[Action]:
         """Ask for the run over a new connection, and to stop it where that is still to be asked."""
         self._run_seq = self._sequence()
-        survivors, tail_lines = self._options.survivors, self._options.tail_lines
+        options = self._options
+        terms = (options.survivors, options.stop_timeout_seconds, options.tail_lines)
         if self._confirmed_run is None and self._halt_signal is None:
-            return [Send(Run(self._run_seq, self._run_id, self._options.service, survivors, tail_lines))]
+            return [Send(Run(self._run_seq, self._run_id, options.service, *terms))]
         # In a halt a run that was never confirmed is only watched: asking for it might start it to be stopped.
-        watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, survivors, tail_lines))
+        watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, *terms))
         stop = self._halt_signal is not None and not self._stop_accepted
         return [watch, *(self._ask_to_stop() if stop else [])]
 

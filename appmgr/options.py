@@ -264,7 +264,7 @@ def _refuse_word(word: str) -> NoReturn:
 def _service(words: list[str], instance: str | None) -> Service:
     try:
         service = service_from_words(words, instance)
-        encode(Run(1, "0" * RUN_ID_DIGITS, service, "leave", MAX_TAIL_LINES))
+        encode(Run(1, "0" * RUN_ID_DIGITS, service, "leave", MAX_SECONDS, MAX_TAIL_LINES))
     except (ServiceError, MessageError) as error:
         raise UsageError(f"-service: {error}") from error
     return service

@@ -292,14 +292,17 @@ def _read_status(f: _Fields) -> Status:
     )
 
 
-def _read_run(f: _Fields) -> Run:
+def _read_terms(f: _Fields) -> tuple[Survivors, float, int]:
     tail_lines = f.whole("tail_lines", 0, MAX_TAIL_LINES)
-    return Run(f.sequence("seq"), f.run_id("run"), f.service("service"), f.survivors("survivors"), tail_lines)
+    return f.survivors("survivors"), f.seconds("stop_timeout_seconds"), tail_lines
+
+
+def _read_run(f: _Fields) -> Run:
+    return Run(f.sequence("seq"), f.run_id("run"), f.service("service"), *_read_terms(f))
 
 
 def _read_watch(f: _Fields) -> Watch:
-    tail_lines = f.whole("tail_lines", 0, MAX_TAIL_LINES)
-    return Watch(f.sequence("seq"), f.run_id("run"), f.survivors("survivors"), tail_lines)
+    return Watch(f.sequence("seq"), f.run_id("run"), *_read_terms(f))
 
 
 def _read_hello(f: _Fields) -> Hello:

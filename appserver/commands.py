@@ -56,7 +56,8 @@ def _check(path: str) -> None:
         code = "no-such-command" if number in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP} else "start-failed"
         if number == errno.EACCES:
             code = "not-executable"
-        raise CommandError(code, f"{path!r} cannot be started: {os.strerror(number)} (errno:{number})") from error
+        reason = "there is no such command" if code == "no-such-command" else os.strerror(number)
+        raise CommandError(code, f"{path!r} cannot be started: {reason} (errno:{number})") from error
     if os.path.isdir(path):
         raise CommandError("is-a-directory", f"{path!r} is a directory, a command was expected")
     if not os.access(path, os.X_OK):

@@ -89,7 +89,8 @@ class Hello:
 class Run:
     """Run this service or attach to it.
 
-    `run` is the id of the run if a new one has to be made; asking twice with one id starts it once.
+    `run` is the id of the run if a new one has to be made; asking twice with one id starts it once. `survivors` says
+    what becomes of descendants that live on, `stop_timeout_seconds` how long they have between TERM and KILL.
     """
 
     type_name: ClassVar[str] = "run"
@@ -97,6 +98,7 @@ class Run:
     run: str
     service: Service
     survivors: Survivors
+    stop_timeout_seconds: float
     tail_lines: int
 
 
@@ -109,6 +111,7 @@ class Watch:
     seq: int
     run: str
     survivors: Survivors
+    stop_timeout_seconds: float
     tail_lines: int
 
 

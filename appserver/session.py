@@ -221,11 +221,11 @@ class Session:
                     return False
             case RunMessage():
                 self._begin(message.seq, message.run, message.tail_lines)
-                terms = Terms(message.survivors)
+                terms = Terms(message.survivors, message.stop_timeout_seconds)
                 self._supervisor.run(self, message.run, message.service, terms)
             case Watch():
                 self._begin(message.seq, message.run, message.tail_lines)
-                terms = Terms(message.survivors)
+                terms = Terms(message.survivors, message.stop_timeout_seconds)
                 self._supervisor.watch(self, message.run, terms)
             case Poll(seq):
                 self._answer_poll(seq)

@@ -118,6 +118,7 @@ class Waiter:
             self._advance_stop()
             self._trim()
             if self._is_done(childless=childless):
+                self._trim(now=True)  # what was written since the last look; nobody looks after us
                 self._write(gone=True)
 
     def _record_pid(self, pid: int) -> None:
@@ -283,8 +284,8 @@ class Waiter:
             return childless
         return state.stop is None or not self._tree()
 
-    def _trim(self) -> None:
-        if time.monotonic() >= self._next_trim:
+    def _trim(self, *, now: bool = False) -> None:
+        if now or time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + TRIM_SECONDS
             with contextlib.suppress(OSError):
                 runlog.trim(self._request.log_path, self._request.log_max_bytes)

@@ -83,6 +83,8 @@ class Guest:
         self.server: subprocess.Popen[bytes] | None = None
         self.managers: list[Manager] = []
         self.port = 0
+        self.environment: dict[str, str] | None = None
+        """The server's own; that of the tests where None."""
         self.configure()
 
     def configure(self, *lines: str) -> None:
@@ -115,6 +117,7 @@ class Guest:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self.environment,
                 cwd="/",
             )
         match = wait_for_match(lambda: self.server_log[before:], r"listening on 127\.0\.0\.1 port (\d+)")

@@ -63,7 +63,9 @@ def finish(actions: list[Action]) -> int | None:
 def in_contact(options: ManagerOptions = OPTIONS) -> Manager:
     """A manager whose run (number 1) was asked for at 0.0."""
     manager = Manager(options, OWN, 0.0)
-    assert sent(manager.connected(0.0)) == [Run(1, OWN, SERVICE, options.survivors, options.tail_lines)]
+    assert sent(manager.connected(0.0)) == [
+        Run(1, OWN, SERVICE, options.survivors, options.stop_timeout_seconds, options.tail_lines)
+    ]
     return manager
 
 
@@ -332,14 +334,14 @@ def test_contact_lost_for_the_timeout_ends_it_with_other_words_than_the_applicat
 def test_a_reconnection_before_the_confirmation_asks_to_run_with_the_same_id() -> None:
     manager = in_contact()
     manager.disconnected("broke", 1.0)
-    assert sent(manager.connected(2.0)) == [Run(2, OWN, SERVICE, "leave", 20)]
+    assert sent(manager.connected(2.0)) == [Run(2, OWN, SERVICE, "leave", 30.0, 20)]
 
 
 def test_a_reconnection_after_the_confirmation_only_watches_the_confirmed_run() -> None:
     manager = in_contact()
     manager.received(running(run=OTHER, attached=True), 0.1)
     manager.disconnected("broke", 1.0)
-    assert sent(manager.connected(2.0)) == [Watch(2, OTHER, "leave", 20)]
+    assert sent(manager.connected(2.0)) == [Watch(2, OTHER, "leave", 30.0, 20)]
 
 
 def test_loss_and_return_get_one_line_each_however_often_it_is_tried() -> None:
@@ -444,7 +446,7 @@ def test_a_stop_without_contact_is_tried_for_the_stop_timeout() -> None:
     manager.disconnected("broke", 5.0)
     assert sent(manager.signalled(15, 10.0)) == []
     assert manager.tick(39.9) == []
-    assert sent(manager.connected(20.0)) == [Watch(2, OWN, "leave", 20), Stop(3, OWN, 30.0)]
+    assert sent(manager.connected(20.0)) == [Watch(2, OWN, "leave", 30.0, 20), Stop(3, OWN, 30.0)]
     manager.disconnected("broke", 21.0)
     actions = manager.tick(40.0)
     assert finish(actions) == 1
@@ -456,7 +458,7 @@ def test_an_accepted_stop_is_waited_for_and_only_watched_after_a_reconnection() 
     manager.signalled(15, 10.0)
     manager.received(Stopping(2, OWN), 11.0)
     assert manager.disconnected("broke", 12.0) != []
-    assert sent(manager.connected(13.0)) == [Watch(3, OWN, "leave", 20)]
+    assert sent(manager.connected(13.0)) == [Watch(3, OWN, "leave", 30.0, 20)]
     manager.received(running(re=3), 13.1)
     manager.disconnected("broke", 14.0)
     assert manager.tick(50.9) == []
@@ -471,7 +473,7 @@ def test_a_stop_on_a_frozen_connection_is_asked_again_over_a_new_one() -> None:
     assert sent(manager.tick(15.0)) == [Poll(3)]
     assert manager.deadline() == 25.0
     assert manager.tick(25.0)[0] == Reconnect()
-    assert sent(manager.connected(26.0)) == [Watch(4, OWN, "leave", 20), Stop(5, OWN, 30.0)]
+    assert sent(manager.connected(26.0)) == [Watch(4, OWN, "leave", 30.0, 20), Stop(5, OWN, 30.0)]
 
 
 def test_answers_do_not_prolong_a_stop_that_is_never_accepted() -> None:
@@ -511,7 +513,7 @@ def test_halt_after_an_unanswered_run_was_cut_off_never_starts_anything() -> Non
     manager = in_contact(STOPPING_OPTIONS)
     manager.disconnected("broke", 0.5)
     manager.signalled(15, 1.0)
-    assert sent(manager.connected(2.0)) == [Watch(2, OWN, "leave", 20), Stop(3, OWN, 30.0)]
+    assert sent(manager.connected(2.0)) == [Watch(2, OWN, "leave", 30.0, 20), Stop(3, OWN, 30.0)]
     actions = manager.received(Ended(2, OWN, Lost("no such run")), 2.1)
     assert finish(actions) == 1
 

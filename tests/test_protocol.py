@@ -57,9 +57,9 @@ HELLO = Hello(1, "cmappmgr 0.1.0", "node1", 4711, 5.0)
 OUTCOME = Exited(3, Account(ended_at=1.5, ran_seconds=2.0, survivors=1))
 
 MANAGER_SAYS: list[ManagerMessage] = [
-    Run(1, RUN, Service("line", ("/apps/ping_mon  -v ",), "two"), "leave", 20),
-    Run(2, RUN, Service("vector", ("/bin/sh", "-c", "exit 3 # ü", "")), "stop", 0),
-    Watch(3, RUN, "leave", 5),
+    Run(1, RUN, Service("line", ("/apps/ping_mon  -v ",), "two"), "leave", 30.0, 20),
+    Run(2, RUN, Service("vector", ("/bin/sh", "-c", "exit 3 # ü", "")), "stop", 1.5, 0),
+    Watch(3, RUN, "leave", 30.0, 5),
     Poll(MAX_WHOLE),
     Stop(4, RUN, 30.5),
     Ack(RUN),
@@ -201,6 +201,7 @@ def run_line(**changes: object) -> bytes:
         "run": RUN,
         "service": {"form": "line", "line": "/bin/true"},
         "survivors": "leave",
+        "stop_timeout_seconds": 30,
         "tail_lines": 20,
     }
     return line(**(fields | changes))
@@ -425,9 +426,9 @@ def test_any_value_in_any_field_is_taken_or_refused_but_never_a_surprise(message
 @pytest.mark.parametrize(
     "message",
     [
-        Run(1, "no id", Service("line", ("x",)), "leave", 0),
-        Run(1, RUN, Service("line", ("x" * MAX_MESSAGE_BYTES,)), "leave", 0),
-        Run(1, RUN, Service("vector", ("/bin/echo", *["ü"] * MAX_MESSAGE_BYTES)), "leave", 0),
+        Run(1, "no id", Service("line", ("x",)), "leave", 30.0, 0),
+        Run(1, RUN, Service("line", ("x" * MAX_MESSAGE_BYTES,)), "leave", 30.0, 0),
+        Run(1, RUN, Service("vector", ("/bin/echo", *["ü"] * MAX_MESSAGE_BYTES)), "leave", 30.0, 0),
         Stop(1, RUN, float("nan")),
         Stop(1, RUN, float("inf")),
         Poll(0),

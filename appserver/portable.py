@@ -168,14 +168,14 @@ class _Follower:
 
     async def _attend(self, tree: Tree) -> None:
         while not self.state.gone:
-            ended = self.state.outcome is not None  # asked before the look: what began earlier proves nothing
-            await self._look(0 if self.state.stop else LOOK_SECONDS / 2)
+            # Asked before the look: one that began earlier proves no end, and may lack whom a signal would orphan.
+            ended, stop = self.state.outcome is not None, self.state.stop
+            await self._look(0 if stop else LOOK_SECONDS / 2)
             if ended and not tree.living:
                 await self._look(0)
                 if tree.has_died_out:
                     self.write(gone=True)
                     return
-            stop = self.state.stop
             if stop is not None:
                 self._signal(tree, kill=time.monotonic() >= stop.kill_at)
             if trio.current_time() >= self._next_trim:

@@ -49,20 +49,13 @@ _MAX_EVENT_BYTES = 4096
 
 @final
 class Follower:
-    """Follows one run. `changed` is called with each new state, `stopping` when a stop is certain to be completed."""
+    """Follows one run, and gives orders to whoever watches it; those that come before it follows are kept."""
 
-    def __init__(
-        self,
-        record: RunRecord,
-        launching: Launching,
-        *,
-        changed: Callable[[State], None],
-        stopping: Callable[[], None],
-    ) -> None:
+    def __init__(self, record: RunRecord, launching: Launching) -> None:
         self._record = record
         self._launching = launching
-        self._changed = changed
-        self._stopping = stopping
+        self._changed: Callable[[State], None] = _nobody_cares
+        self._stopping: Callable[[], None] = _nobody_cares
         self._connection: socket.socket | None = None
         self._stop: dict[str, object] | None = None
         self._terms: dict[str, object] | None = None
@@ -80,11 +73,13 @@ class Follower:
         self._terms = {"order": "survivors", "policy": terms.survivors, "stop_timeout_seconds": seconds}
         self._send(self._terms)
 
-    async def follow(self) -> None:
+    async def follow(self, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
         """Follow the run until nobody of its tree lives. Cancelled, it lets go of the run, which goes on.
 
-        Raises LaunchError where the run could not be started, DamagedRecordError where its state cannot be read.
+        `changed` is called with each new state, `stopping` when a stop is certain to be completed. Raises LaunchError
+        where the run could not be started, DamagedRecordError where its state cannot be read.
         """
+        self._changed, self._stopping = changed, stopping
         try:
             while True:
                 if self._look().gone:
@@ -219,3 +214,7 @@ class Follower:
         if state != self._told:
             self._told = state
             self._changed(state)
+
+
+def _nobody_cares(*_: object) -> None:
+    """Take what nobody has asked to be told yet."""

@@ -30,19 +30,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from appserver.fileio import OPEN_FLAGS, read_at, write_at
 from appserver.identity import Service, ServiceError
-from appserver.outcome import MAX_TEXT_CHARACTERS, Outcome, OutcomeError, from_json, to_json
+from appserver.outcome import Lost, Outcome, OutcomeError, from_json, to_json
 
 FORMAT = 1
 SLOT_BYTES = 4096
 """One page: room for a state with the longest texts, every byte of them escaped; written at one go."""
 
-MAX_NAME_CHARACTERS = 150
-"""Who asked for a stop is cut to this, so that a state fits its slot."""
+MAX_NAME_BYTES = 600
+MAX_REASON_BYTES = 1500
+"""Who asked for a stop, and why a start failed, are cut to this, so that a state fits its slot."""
 
 MAX_REQUEST_BYTES = 1024 * 1024
 """A service string fits into a message of 64 KiB; escaped twice it still stays far below this."""
@@ -285,10 +286,27 @@ def _unseal(data: bytes) -> dict[str, object]:
     checksum, _, body = line.partition(b" ")
     if not newline or checksum != b"%08x" % binascii.crc32(body):
         raise DamagedRecordError("the record is torn: its checksum does not match")
-    value = json.loads(body)
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        raise DamagedRecordError(f"the record is not JSON: {error}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise DamagedRecordError(f"the record has another format than {FORMAT}")
     return value
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Shorten a text until it takes no more than `max_bytes` in a record, however much of it has to be escaped."""
+    while len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) > max_bytes:
+        text = text[: len(text) * 3 // 4]
+    return text
+
+
+def _cut_outcome(outcome: Outcome) -> Outcome:
+    by = outcome.account.stopped_by
+    if by is not None:
+        outcome = replace(outcome, account=replace(outcome.account, stopped_by=_cut(by, MAX_NAME_BYTES)))
+    return Lost(_cut(outcome.reason, MAX_REASON_BYTES), outcome.account) if isinstance(outcome, Lost) else outcome
 
 
 def _slot(sequence: int, state: State) -> bytes:
@@ -364,11 +382,11 @@ def _state_to_json(state: State) -> dict[str, object]:
         "gone": state.gone,
     }
     if state.stop is not None:
-        value["stop"] = {"by": state.stop.by[:MAX_NAME_CHARACTERS], "kill_at": state.stop.kill_at}
+        value["stop"] = {"by": _cut(state.stop.by, MAX_NAME_BYTES), "kill_at": state.stop.kill_at}
     if state.outcome is not None:
-        value["outcome"] = to_json(state.outcome)
+        value["outcome"] = to_json(_cut_outcome(state.outcome))
     if state.failure is not None:
-        value["failure"] = [state.failure[0], state.failure[1][:MAX_TEXT_CHARACTERS]]
+        value["failure"] = [state.failure[0], _cut(state.failure[1], MAX_REASON_BYTES)]
     return value
 
 

@@ -60,7 +60,9 @@ class Terms:
 class Run:
     """One run of a service. Read it freely; only the table changes it.
 
-    `clearing` says that the run has ended but what is left of its tree is still being stopped.
+    `stop_askers` are those who have yet to hear that their stop is accepted; `stop_ordered` says that there was one,
+    also where they have left. `gone` says that nobody of its tree is watched any more, `clearing` that the run has
+    ended but what is left of its tree is still being stopped.
     """
 
     run_id: str
@@ -76,6 +78,8 @@ class Run:
     clearing: bool = False
     watchers: dict[Watcher, None] = field(default_factory=dict)
     stop_askers: dict[Watcher, None] = field(default_factory=dict)
+    stop_ordered: bool = False
+    gone: bool = False
     waiting: list[tuple[Watcher, str, Terms]] = field(default_factory=list)
     previous: tuple[str, Outcome] | None = None
     starter: Watcher | None = None
@@ -216,12 +220,14 @@ class Services:
         """A manager wants `service` to run, as run `run_id` unless it runs already."""
         known = self.find(run_id)
         if known is not None:
+            if known.run_id == run_id:
+                known.starter = watcher  # the reply to whoever asked first was lost, and with it what it told
             if known.service != service:
                 return [TellRefused(watcher, "bad-service", f"run {run_id} is one of {known.service.describe()}")]
             return self._join(known, watcher, terms)
         current = self._current.get(service)
         if current is not None:
-            if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_askers:
+            if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_ordered:
                 self._aliases[run_id] = current.run_id
                 return [NoteAlias(run_id, current.run_id), *self._join(current, watcher, terms)]
             current.waiting = [entry for entry in current.waiting if entry[1] != run_id]
@@ -250,6 +256,7 @@ class Services:
             return self._join(run, watcher, None)
         run.watchers[watcher] = None
         run.stop_askers[watcher] = None
+        run.stop_ordered = True
         if run.phase is Phase.RUNNING:
             run.phase = Phase.STOPPING
         return [OrderStop(run.run_id, by, timeout_seconds)]
@@ -280,7 +287,7 @@ class Services:
         run.started_at, run.started_monotonic = started_at, started_monotonic
         if run.phase is not Phase.STARTING:
             return []
-        run.phase = Phase.STOPPING if run.stop_askers else Phase.RUNNING
+        run.phase = Phase.STOPPING if run.stop_ordered else Phase.RUNNING
         return [self._running(run, watcher) for watcher in run.watchers]
 
     def not_started(self, run_id: str, code: str, text: str) -> list[Effect]:
@@ -308,12 +315,14 @@ class Services:
         if run is None:
             return []
         if run.phase is Phase.ENDED:
+            run.gone = run.gone or gone
             run.clearing = run.clearing and not gone
-            return [] if run.clearing else self._begin_waiting(run)
+            return self._drop_old() if run.clearing else [*self._begin_waiting(run), *self._drop_old()]
         run.outcome = outcome
         if run.phase is Phase.STOPPING and not gone:
             return []
         run.phase = Phase.ENDED
+        run.gone = gone
         run.clearing = stopping and not gone
         self._ended[run_id] = run
         told: list[Effect] = [TellEnded(watcher, run_id, outcome, run.log_path) for watcher in run.watchers]
@@ -352,11 +361,12 @@ class Services:
             effects.append(SetTerms(run.run_id, terms))
         return effects
 
-    @staticmethod
-    def _running(run: Run, watcher: Watcher) -> TellRunning:
-        if watcher == run.starter:
-            return TellRunning(watcher, run, attached=False, previous=run.previous)
-        return TellRunning(watcher, run, attached=True)
+    def _running(self, run: Run, watcher: Watcher) -> TellRunning:
+        if watcher != run.starter:
+            return TellRunning(watcher, run, attached=True)
+        earlier = self._runs.get(run.previous[0]) if run.previous else None
+        previous = run.previous if earlier is not None and not earlier.collected else None
+        return TellRunning(watcher, run, attached=False, previous=previous)
 
     def _uncollected(self, service: Service) -> tuple[str, Outcome] | None:
         for run in reversed(self._ended.values()):
@@ -371,7 +381,7 @@ class Services:
     def _drop_old(self) -> list[Effect]:
         last = {run.service: run for run in self._ended.values()}
         effects: list[Effect] = []
-        droppable = [run for run in self._ended.values() if not run.clearing]
+        droppable = [run for run in self._ended.values() if run.gone]
         for run in droppable:
             if run.collected and not run.watchers and last[run.service] is not run:
                 effects += self._forget(run)

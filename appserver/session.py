@@ -212,7 +212,8 @@ class Session:
         """Do what one message asks; False where the conversation is over."""
         match message:
             case Hello():
-                self._name = f"{message.software.split()[0]}[{message.pid}] on {message.host}"
+                program = message.software.partition(" ")[0] or "a manager"
+                self._name = f"{program}[{message.pid}] on {message.host}"
                 self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
                 if message.version not in VERSIONS:
                     self._say(

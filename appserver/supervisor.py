@@ -120,7 +120,7 @@ class Supervisor:
                     self._processes.order_stop(run_id, by, timeout_seconds)
                 case SetTerms(run_id, terms):
                     self._processes.set_terms(run_id, terms)
-                case NoteAlias(alias, run_id):
+                case NoteAlias(alias, run_id) if self._table.find(alias) is not None:
                     with self._said("an alias cannot be recorded"):
                         self._records.add_alias(alias, run_id)
                 case NoteCollected(run_id):
@@ -128,6 +128,8 @@ class Supervisor:
                         self._records.get(run_id).mark_collected()
                 case Forget(run_id):
                     self._records.remove(run_id)
+                case NoteAlias():
+                    pass  # the start that it would lead to has failed at once
                 case TellRefused(watcher, code, text):
                     self._report.warning(f"refused ({code}): {text}")
                     watcher.tell(effect)
@@ -254,6 +256,8 @@ class Supervisor:
         if state.outcome is not None and (state.gone or state.outcome.account.stopped_by is None):
             run.outcome, run.phase = state.outcome, Phase.ENDED
         alive = same_boot and not state.gone
+        run.gone = not alive
+        run.stop_ordered = state.stop is not None and run.phase is not Phase.ENDED
         run.clearing = alive and run.phase is Phase.ENDED and state.stop is not None
         self._apply(self._table.restore(run, aliases))
         if alive:

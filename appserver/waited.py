@@ -40,25 +40,25 @@ class WaitedProcesses:
 
     async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
         """Follow a run to its end; see `Processes.follow`."""
-        record = self._records.get(run_id)
-        follower = Follower(record, self._launching, changed=changed, stopping=stopping)
-        self._followers[run_id] = follower
         try:
-            await follower.follow()
+            await self._follower(run_id).follow(changed, stopping)
         except LaunchError as error:
             raise StartError(str(error)) from error
         finally:
             del self._followers[run_id]
 
     def order_stop(self, run_id: str, by: str, timeout_seconds: float) -> None:
-        """Stop a tree; one that is not followed any more has been stopped."""
-        if run_id in self._followers:
-            self._followers[run_id].order_stop(by, timeout_seconds)
+        """Stop a tree; may be asked for before the run is followed."""
+        self._follower(run_id).order_stop(by, timeout_seconds)
 
     def set_terms(self, run_id: str, terms: Terms) -> None:
-        """Say what becomes of survivors; where the run is not followed any more there are none."""
-        if run_id in self._followers:
-            self._followers[run_id].set_terms(terms)
+        """Say what becomes of survivors; may be said before the run is followed."""
+        self._follower(run_id).set_terms(terms)
+
+    def _follower(self, run_id: str) -> Follower:
+        if run_id not in self._followers:
+            self._followers[run_id] = Follower(self._records.get(run_id), self._launching)
+        return self._followers[run_id]
 
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Read what a main process uses."""

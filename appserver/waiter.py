@@ -291,10 +291,13 @@ class Waiter:
                 runlog.trim(self._request.log_path, self._request.log_max_bytes)
 
     def _write(self, **changes: object) -> None:
-        # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter: the
-        # process is still watched, and whoever is connected hears of the state by the nudge.
-        with contextlib.suppress(RecordError):
-            self._file.write(replace(self._file.state, **changes))  # type: ignore[arg-type]  # checked by the fields of State
+        # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter, nor keep
+        # it from ending: it goes on with what it knows.
+        state = replace(self._file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
+        try:
+            self._file.write(state)
+        except RecordError:
+            self._file.state = state
         for connection in list(self._connections.values()):
             self._send(connection, {"event": "state"})
 

@@ -187,12 +187,35 @@ def test_whoever_asks_during_a_start_joins_it(table: Services) -> None:
 def test_asking_again_with_the_id_of_a_run_that_is_started_starts_nothing(table: Services) -> None:
     run = start(table)
     assert Launch not in map(type, table.ask_run(B, "r1", PING, TERMS))
-    assert told(execute(table), B) == [attached(B, run)]
+    assert told(execute(table), B) == [TellRunning(B, run, attached=False)]
 
 
 def test_asking_again_with_the_id_of_a_run_that_runs_leads_to_it(table: Services) -> None:
     run = running(table)
-    assert told(table.ask_run(B, "r1", PING, TERMS), B) == [attached(B, run)]
+    assert told(table.ask_run(B, "r1", PING, TERMS), B) == [TellRunning(B, run, attached=False)]
+
+
+def test_asking_again_after_a_lost_reply_still_tells_of_an_outcome_that_nobody_collected(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(1))
+    table.leave(A)
+    run = running(table, "r2")
+    table.leave(A)
+    previous = ("r1", Exited(1))
+    assert told(table.ask_run(B, "r2", PING, TERMS), B) == [TellRunning(B, run, attached=False, previous=previous)]
+    table.acknowledge("r1")
+    table.leave(B)
+    assert told(table.ask_run(C, "r2", PING, TERMS), C) == [TellRunning(C, run, attached=False)]
+
+
+def test_a_superseded_run_is_kept_while_its_survivors_are_watched(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(1), gone=False)
+    table.acknowledge("r1")
+    table.leave(A)
+    running(table, "r2")
+    assert Forget("r1") not in end(table, "r2", outcome=Exited(2))
+    assert Forget("r1") in end(table, "r1", outcome=Exited(1), gone=True)
 
 
 @pytest.mark.parametrize("run_id", ["r1", "alias"])
@@ -577,8 +600,8 @@ def test_an_outcome_found_on_disk_is_shown_unless_it_was_collected(table: Servic
 
 
 def test_superseded_outcomes_found_on_disk_are_dropped(table: Services) -> None:
-    table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1), collected=True))
-    assert table.restore(Run("r2", PING, Phase.ENDED, outcome=Exited(2))) == [Forget("r1")]
+    table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1), collected=True, gone=True))
+    assert table.restore(Run("r2", PING, Phase.ENDED, outcome=Exited(2), gone=True)) == [Forget("r1")]
 
 
 class AnyOrder(RuleBasedStateMachine):

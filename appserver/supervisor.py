@@ -41,6 +41,9 @@ from appserver.services import (
 )
 from appserver.settings import ServerSettings
 
+MAX_LOOK_UPS = 100
+"""Programs looked for at one time, each in a thread: so many may lie on file systems that hang before a start waits."""
+
 
 @final
 class Supervisor:
@@ -62,6 +65,7 @@ class Supervisor:
         self._table = Services(settings.max_processes)
         self._following: trio.Nursery | None = None
         self._found_again: list[str] = []
+        self._looking_up = trio.CapacityLimiter(MAX_LOOK_UPS)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow what runs until cancelled; the applications go on."""
@@ -69,7 +73,7 @@ class Supervisor:
             await background.start(self._processes.serve)
             async with trio.open_nursery() as self._following:
                 for run_id in self._found_again:
-                    self._follow(run_id)
+                    self._following.start_soon(self._follow, run_id)
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -137,23 +141,36 @@ class Supervisor:
                     effect.watcher.tell(effect)
 
     def _launch(self, launch: Launch) -> None:
+        assert self._following is not None
+        self._following.start_soon(self._start_and_follow, launch)
+
+    async def _start_and_follow(self, launch: Launch) -> None:
+        run_id = launch.run_id
         try:
-            request = self._make_request(launch.run_id, launch.service)
-            state = State(survivors=launch.terms.survivors, stop_timeout_seconds=launch.terms.stop_timeout_seconds)
-            self._make_log(request.log_path)
-            self._records.create(request, state)
+            request = await self._prepare(launch)
         except CommandError as error:
-            self._apply(self._table.not_started(launch.run_id, error.code, str(error)))
+            self._apply(self._table.not_started(run_id, error.code, str(error)))
         except ServiceError as error:
-            self._apply(self._table.not_started(launch.run_id, "bad-service", str(error)))
+            self._apply(self._table.not_started(run_id, "bad-service", str(error)))
         except RecordError as error:
             text = f"{launch.service.describe()} was not started, since it cannot be recorded: {error}"
-            self._apply(self._table.not_started(launch.run_id, "storage", text))
+            self._apply(self._table.not_started(run_id, "storage", text))
         else:
-            run = self._table.find(launch.run_id)
+            run = self._table.find(run_id)
             assert run is not None
             run.log_path = request.log_path
-            self._follow(launch.run_id)
+            await self._follow(run_id)
+
+    async def _prepare(self, launch: Launch) -> Request:
+        """Find the program, make the log and the record. Raises CommandError, ServiceError, RecordError."""
+        # In a thread: the program may lie on a network file system that hangs, and that must hold up this start only.
+        request = await trio.to_thread.run_sync(
+            self._make_request, launch.run_id, launch.service, abandon_on_cancel=True, limiter=self._looking_up
+        )
+        self._make_log(request.log_path)
+        state = State(survivors=launch.terms.survivors, stop_timeout_seconds=launch.terms.stop_timeout_seconds)
+        self._records.create(request, state)
+        return request
 
     def _make_request(self, run_id: str, service: Service) -> Request:
         argv = service.argv()
@@ -177,11 +194,7 @@ class Supervisor:
             raise RecordError(f"its log {path}: {error.strerror}") from error
         runlog.prune(path)
 
-    def _follow(self, run_id: str) -> None:
-        assert self._following is not None
-        self._following.start_soon(self._follow_one, run_id)
-
-    async def _follow_one(self, run_id: str) -> None:
+    async def _follow(self, run_id: str) -> None:
         try:
             await self._processes.follow(
                 run_id,

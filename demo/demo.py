@@ -28,9 +28,7 @@ from typing import NoReturn
 
 import psutil
 
-LIMIT_SECONDS = 25
-"""For everything; it takes about two seconds."""
-
+LIMIT_SECONDS = 25  # for everything; it takes about two
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 PR_SET_CHILD_SUBREAPER = 36
 EXIT_STATUS = 7

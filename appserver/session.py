@@ -39,7 +39,7 @@ from appserver.messages import (
 from appserver.messages import Run as RunMessage
 from appserver.outcome import Lost, Outcome
 from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
-from appserver.report import Report, host_name
+from appserver.report import Report, host_name, printable
 from appserver.services import Phase, Run, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.supervisor import Supervisor
 from appserver.version import software
@@ -61,6 +61,10 @@ MAX_QUEUED_MESSAGES = 64
 """A session awaits one answer at a time; this many unread ones mean that the manager does not read."""
 
 MAX_RECEIVE_BYTES = 65536
+
+MAX_PEER_NAME_CHARACTERS = 200
+"""Of what a manager calls itself: it goes into logs, into records and, as who asked for a stop, to waiters, whose
+orders are bounded."""
 
 
 @final
@@ -134,7 +138,7 @@ class Session:
                 self._tell_ended(seq, run_id, outcome, log_path)
             case TellRefused(_, code, text):
                 self._say(Refused(self._run_seq, code, text))
-                self._run_seq = None
+                self._run_seq = self._run_id = None
 
     def _tell_running(self, run: Run, previous: tuple[str, Outcome] | None, *, attached: bool) -> None:
         if self._run_seq is None:
@@ -160,6 +164,8 @@ class Session:
         tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
         self._say(Ended(seq, run_id, outcome, tail))
         self._run_seq = self._stop_seq = None
+        if self._supervisor.find(run_id) is None:
+            self._run_id = None  # it never was, or was forgotten: a poll must not be told that it starts
 
     def _say(self, message: Message) -> None:
         try:
@@ -213,7 +219,7 @@ class Session:
         match message:
             case Hello():
                 program = message.software.partition(" ")[0] or "a manager"
-                self._name = f"{program}[{message.pid}] on {message.host}"
+                self._name = printable(f"{program}[{message.pid}] on {message.host}")[:MAX_PEER_NAME_CHARACTERS]
                 self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
                 if message.version not in VERSIONS:
                     self._say(

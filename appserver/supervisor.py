@@ -169,7 +169,13 @@ class Supervisor:
         )
         self._make_log(request.log_path)
         state = State(survivors=launch.terms.survivors, stop_timeout_seconds=launch.terms.stop_timeout_seconds)
-        self._records.create(request, state)
+        try:
+            self._records.create(request, state)
+        except RecordError:
+            with contextlib.suppress(OSError):
+                os.unlink(request.log_path)
+            raise
+        runlog.prune(request.log_path)  # only now: starts that a full disk refuses must not cost the logs of real ones
         return request
 
     def _make_request(self, run_id: str, service: Service) -> Request:
@@ -192,7 +198,6 @@ class Supervisor:
             os.close(runlog.open_log(path))
         except OSError as error:
             raise RecordError(f"its log {path}: {error.strerror}") from error
-        runlog.prune(path)
 
     async def _follow(self, run_id: str) -> None:
         try:

@@ -1,0 +1,532 @@
+"""The supervisor between a true table, true records on disk, and processes that the test plays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from fakes import Log
+
+from appserver.identity import Service
+from appserver.outcome import Account, Exited, Lost, Outcome
+from appserver.processes import StartError, Usage
+from appserver.procfs import boot_id
+from appserver.records import SLOT_BYTES, DamagedRecordError, Records, Request, State, StateFile, StopOrder
+from appserver.runlog import KEPT_LOGS
+from appserver.services import Phase, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
+from appserver.settings import ServerSettings
+from appserver.supervisor import Supervisor
+from pki.material import Keys
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="starts POSIX commands by name")
+
+PATIENCE_SECONDS = 20
+OWN, OTHER, THIRD = "a" * 32, "b" * 32, "c" * 32
+SERVICE = Service("line", ("/bin/true",))
+SLEEP = Service("line", ("/bin/sleep 7",))
+TERMS = Terms("leave", 30.0)
+RUNNING = State("running", pid=4711, start_ticks=1, started_at=1.5, started_monotonic=2.5)
+ENDED = replace(RUNNING, phase="ended", outcome=Exited(3), gone=True)
+
+
+class FakeProcesses:
+    """Follows what it is told to; the test tells what becomes of it."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[object, ...]] = []
+        self.followed: dict[str, tuple[Callable[[State], None], Callable[[], None]]] = {}
+        self.breaks: dict[str, Exception] = {}
+        self._news = trio.Event()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
+        self.followed[run_id] = (changed, stopping)
+        self._news.set()
+        self._news = trio.Event()
+        if run_id in self.breaks:
+            raise self.breaks[run_id]
+        await trio.sleep_forever()
+
+    def order_stop(self, run_id: str, by: str, timeout_seconds: float) -> None:
+        self.orders.append(("stop", run_id, by, timeout_seconds))
+
+    def set_terms(self, run_id: str, terms: Terms) -> None:
+        self.orders.append(("terms", run_id, terms))
+
+    def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
+        return Usage(float(pid), start_ticks or 0)
+
+    async def until_followed(self, run_id: str) -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            while run_id not in self.followed:
+                await self._news.wait()
+
+    def change(self, run_id: str, state: State) -> None:
+        self.followed[run_id][0](state)
+
+
+class FakeWatcher:
+    """A manager's session that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Tell] = []
+        self._news = trio.Event()
+
+    def tell(self, what: Tell, /) -> None:
+        self.told.append(what)
+        self._news.set()
+
+    async def next(self) -> Tell:
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not self.told:
+                self._news = trio.Event()
+                await self._news.wait()
+        return self.told.pop(0)
+
+    async def outcome(self) -> Outcome:
+        told = await self.next()
+        assert isinstance(told, TellEnded)
+        return told.outcome
+
+    async def refusal(self) -> tuple[str, str]:
+        told = await self.next()
+        assert isinstance(told, TellRefused)
+        return told.code, told.text
+
+
+class Guest:
+    def __init__(self, directory: Path, *, max_processes: int = 30) -> None:
+        self.log_dir = directory / "log"
+        self.log_dir.mkdir(exist_ok=True)
+        keys = Keys("", "", "", "", "accept")
+        state_dir = str(directory / "state")
+        log_dir = str(self.log_dir)
+        self.settings = ServerSettings(keys, (), 0, max_processes, state_dir, log_dir, 1 << 20, (), None)
+        self.records = Records(state_dir)
+        self.records.prepare()
+        self.processes = FakeProcesses()
+        self.log = Log()
+        environment = {"PATH": os.defpath}
+        self.supervisor = Supervisor(self.settings, self.records, self.processes, environment, self.log.as_report())
+
+    async def start(self, run_id: str = OWN, service: Service = SERVICE) -> FakeWatcher:
+        """Have a run started, and say that it runs."""
+        watcher = FakeWatcher()
+        self.supervisor.run(watcher, run_id, service, TERMS)
+        await self.processes.until_followed(run_id)
+        self.processes.change(run_id, RUNNING)
+        told = await watcher.next()
+        assert isinstance(told, TellRunning)
+        return watcher
+
+    def record(self, run_id: str, state: State, *, service: Service = SERVICE, boot: str | None = None) -> None:
+        """Leave a record as a former server did."""
+        log_path = str(self.log_dir / "former.log")
+        request = Request(run_id, service, "/bin/true", ("/bin/true",), log_path, 1 << 20, boot or boot_id(), 1.5)
+        self.records.create(request, state)
+
+    def recorded(self) -> set[str]:
+        return {record.run_id for record in self.records.all()}
+
+
+@asynccontextmanager
+async def serving(guest: Guest) -> AsyncIterator[Guest]:
+    guest.supervisor.recover()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(guest.supervisor.serve)
+        yield guest
+        nursery.cancel_scope.cancel()
+
+
+async def test_run_is_on_record_before_it_is_followed(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, Service("line", ("sleep '7 8'",), "two"), Terms("stop", 9.0))
+        await guest.processes.until_followed(OWN)
+        record = guest.records.get(OWN)
+        request, state = record.read_request(), record.read_state()
+        assert (os.path.basename(request.executable), request.argv) == ("sleep", ("sleep", "7 8"))
+        assert request.boot == boot_id()
+        assert (state.phase, state.survivors, state.stop_timeout_seconds) == ("starting", "stop", 9.0)
+        assert mode(request.log_path) == 0o600
+        guest.processes.change(OWN, RUNNING)
+        told = await watcher.next()
+        assert isinstance(told, TellRunning)
+        assert (told.attached, told.run.pid, told.run.log_path) == (False, 4711, request.log_path)
+        assert guest.supervisor.usage(told.run) == Usage(4711.0, 1)
+        assert guest.supervisor.count_active() == 1
+
+
+async def test_end_is_told_logged_once_and_the_collection_recorded(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start()
+        guest.processes.change(OWN, replace(ENDED, gone=False))
+        assert await watcher.outcome() == Exited(3)
+        guest.processes.change(OWN, ENDED)
+        assert guest.log.count("exited with code 3") == 1
+        assert not guest.records.get(OWN).is_collected()
+        guest.supervisor.acknowledge(OWN)
+        assert guest.records.get(OWN).is_collected()
+        assert not watcher.told
+
+
+async def test_second_manager_attaches_and_its_id_is_an_alias_on_record(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        await guest.start()
+        second = FakeWatcher()
+        guest.supervisor.run(second, OTHER, SERVICE, Terms("stop", 5.0))
+        told = await second.next()
+        assert isinstance(told, TellRunning)
+        assert (told.attached, told.run.run_id) == (True, OWN)
+        assert dict(guest.records.aliases()) == {OTHER: OWN}
+        assert guest.processes.orders == [("terms", OWN, Terms("stop", 5.0))]
+        assert guest.recorded() == {OWN}
+
+
+async def test_stop_is_ordered_and_its_acceptance_told_to_whoever_asked(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start()
+        guest.supervisor.stop(watcher, OWN, "cmappmgr[1] on h", 5.0)
+        assert guest.processes.orders == [("stop", OWN, "cmappmgr[1] on h", 5.0)]
+        assert "stopping '/bin/true'" in guest.log.text
+        guest.processes.followed[OWN][1]()
+        assert isinstance(await watcher.next(), TellStopping)
+        stopped = replace(ENDED, stop=StopOrder("cmappmgr[1] on h", 1.0), gone=False)
+        guest.processes.change(OWN, stopped)
+        assert not watcher.told  # somebody of the tree still lives
+        guest.processes.change(OWN, replace(stopped, gone=True))
+        assert await watcher.outcome() == Exited(3)
+
+
+async def test_run_that_waits_for_a_stop_is_started_then_and_learns_of_what_was_not_collected(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start()
+        guest.supervisor.stop(watcher, OWN, "x", 5.0)
+        second = FakeWatcher()
+        guest.supervisor.run(second, OTHER, SERVICE, TERMS)
+        assert guest.recorded() == {OWN}
+        guest.processes.change(OWN, ENDED)
+        await guest.processes.until_followed(OTHER)
+        guest.processes.change(OTHER, RUNNING)
+        told = await second.next()
+        assert isinstance(told, TellRunning)
+        assert told.previous == (OWN, Exited(3))
+
+
+async def test_older_outcome_is_forgotten_on_disk_when_a_newer_one_is_collected(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        for run_id in (OWN, OTHER):
+            watcher = await guest.start(run_id)
+            guest.processes.change(run_id, ENDED)
+            await watcher.outcome()
+            guest.supervisor.acknowledge(run_id)
+            guest.supervisor.leave(watcher)
+        assert guest.recorded() == {OTHER}
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        ("/nowhere/x", "no-such-command"),
+        ("/bin", "is-a-directory"),
+        ("/etc/passwd", "not-executable"),
+        ("'open", "bad-service"),
+        ("no-such-command-at-all", "no-such-command"),
+    ],
+)
+async def test_command_that_cannot_be_started_leaves_nothing(tmp_path: Path, word: str, code: str) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, Service("line", (word,)), TERMS)
+        assert (await watcher.refusal())[0] == code
+        assert f"refused ({code})" in guest.log.text
+        assert not guest.recorded()
+        assert not list(guest.log_dir.iterdir())
+        assert guest.supervisor.find(OWN) is None
+
+
+async def test_start_that_fails_later_is_refused_and_forgotten(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watchers = [FakeWatcher(), FakeWatcher()]
+        guest.processes.breaks[OTHER] = StartError("3 launchers died over it")
+        for watcher, run_id, service in zip(watchers, (OWN, OTHER), (SERVICE, SLEEP), strict=True):
+            guest.supervisor.run(watcher, run_id, service, TERMS)
+            await guest.processes.until_followed(run_id)
+        guest.processes.change(OWN, State("failed", failure=("not-executable", "permission denied"), gone=True))
+        assert await watchers[0].refusal() == ("not-executable", "permission denied")
+        code, text = await watchers[1].refusal()
+        assert code == "start-failed"
+        assert "'/bin/sleep 7'" in text
+        assert "launchers died" in text
+        assert not guest.recorded()
+
+
+async def test_record_that_breaks_while_it_is_followed_is_a_lost_outcome(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        guest.processes.breaks[OWN] = DamagedRecordError("neither slot of the state is whole")
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        outcome = await watcher.outcome()
+        assert isinstance(outcome, Lost)
+        assert "neither slot" in outcome.reason
+
+
+async def test_limit_is_the_settings_and_a_lowered_one_ends_nobody(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path, max_processes=2)) as guest:
+        await guest.start(OWN)
+        await guest.start(OTHER, SLEEP)
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, THIRD, Service("line", ("/bin/sleep 8",)), TERMS)
+        assert (await watcher.refusal())[0] == "limit"
+        guest.supervisor.reconfigure(replace(guest.settings, max_processes=1))
+        assert guest.supervisor.count_active() == 2
+        guest.supervisor.reconfigure(replace(guest.settings, max_processes=3))
+        await guest.start(THIRD, Service("line", ("/bin/sleep 8",)))
+
+
+async def test_missing_log_directory_refuses_the_start_and_says_so(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        guest.log_dir.rmdir()
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        code, text = await watcher.refusal()
+        assert code == "storage"
+        assert str(guest.log_dir) in text
+        assert "No such file or directory" in text
+        assert not guest.recorded()
+        guest.log_dir.mkdir()
+        await guest.start(OWN)
+
+
+async def test_state_directory_that_is_gone_refuses_the_start_and_leaves_no_log(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        (tmp_path / "state" / "runs").rename(tmp_path / "moved")
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        code, text = await watcher.refusal()
+        assert code == "storage"
+        assert "cannot be recorded" in text
+        assert not list(guest.log_dir.iterdir())
+
+
+async def test_starts_that_are_refused_for_want_of_room_do_not_cost_the_logs_of_real_ones(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start(OWN)
+        guest.processes.change(OWN, ENDED)
+        await watcher.outcome()
+        (kept,) = guest.log_dir.iterdir()
+        kept.write_text("why it crashed\n")
+        (tmp_path / "state" / "runs").rename(tmp_path / "moved")
+        for number in range(KEPT_LOGS + 1):
+            guest.supervisor.run(watcher, f"{number:032x}", SERVICE, TERMS)
+            assert (await watcher.refusal())[0] == "storage"
+        assert kept.read_text() == "why it crashed\n"
+
+
+@contextmanager
+def small_disk(path: Path, kibibytes: int) -> Iterator[Path]:
+    path.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "cmapp-test", str(path)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    path = directory / "filler"
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        file.writelines(itertools.repeat(b"x" * 4096))
+    return path
+
+
+def damage(path: str) -> None:
+    Path(path).write_bytes(b"\0" * 2 * SLOT_BYTES)
+
+
+def mode(path: str) -> int:
+    return os.stat(path).st_mode & 0o777
+
+
+async def test_full_disk_refuses_the_start_and_loses_no_outcome(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 256) as disk:
+        async with serving(Guest(disk)) as guest:
+            watcher = await guest.start(OWN, SLEEP)
+            filler = fill(disk)
+            other = FakeWatcher()
+            guest.supervisor.run(other, OTHER, SERVICE, TERMS)
+            code, text = await other.refusal()
+            assert code == "storage"
+            assert "No space left on device" in text
+            assert guest.recorded() == {OWN}
+            assert [path.name.split("-")[0] for path in guest.log_dir.iterdir()] == ["sleep"]
+            file = StateFile(guest.records.get(OWN))
+            file.write(ENDED)
+            file.close()
+            guest.processes.change(OWN, guest.records.get(OWN).read_state())
+            assert await watcher.outcome() == Exited(3)
+            guest.supervisor.acknowledge(OWN)
+            assert guest.records.get(OWN).is_collected()
+            filler.unlink()
+            await guest.start(OTHER)
+
+
+async def test_running_one_is_found_again_followed_and_attached_to(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, RUNNING)
+    guest.records.add_alias(OTHER, OWN)
+    async with serving(guest):
+        await guest.processes.until_followed(OWN)
+        assert "found again an application that runs" in guest.log.text
+        assert guest.supervisor.count_active() == 1
+        watcher = FakeWatcher()
+        guest.supervisor.watch(watcher, OTHER, TERMS)
+        told = await watcher.next()
+        assert isinstance(told, TellRunning)
+        assert (told.run.run_id, told.run.pid, told.attached) == (OWN, 4711, True)
+        guest.processes.change(OWN, ENDED)
+        assert await watcher.outcome() == Exited(3)
+
+
+async def test_one_that_was_being_started_is_followed_and_joined(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, State())
+    async with serving(guest):
+        await guest.processes.until_followed(OWN)
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        assert not watcher.told
+        guest.processes.change(OWN, RUNNING)
+        assert isinstance(await watcher.next(), TellRunning)
+        assert guest.recorded() == {OWN}
+
+
+async def test_ended_one_is_not_followed_and_its_outcome_waits(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, ENDED)
+    async with serving(guest):
+        watcher, second = FakeWatcher(), FakeWatcher()
+        guest.supervisor.watch(watcher, OWN, TERMS)
+        assert await watcher.outcome() == Exited(3)
+        guest.supervisor.run(second, OTHER, SERVICE, TERMS)
+        await guest.processes.until_followed(OTHER)
+        guest.processes.change(OTHER, RUNNING)
+        told = await second.next()
+        assert isinstance(told, TellRunning)
+        assert told.previous == (OWN, Exited(3))
+        assert OWN not in guest.processes.followed
+
+
+async def test_collected_outcome_is_not_told_again_by_the_next_server(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, ENDED)
+    guest.records.get(OWN).mark_collected()
+    async with serving(guest):
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await guest.processes.until_followed(OTHER)
+        guest.processes.change(OTHER, RUNNING)
+        told = await watcher.next()
+        assert isinstance(told, TellRunning)
+        assert told.previous is None
+
+
+async def test_survivors_of_an_ended_one_are_followed_on(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, replace(ENDED, gone=False, stop=StopOrder("the survivors policy", 1.0)))
+    async with serving(guest):
+        await guest.processes.until_followed(OWN)
+        assert "what is left of an application" in guest.log.text
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        assert guest.recorded() == {OWN}  # it has to wait until they are gone
+        guest.processes.change(OWN, replace(ENDED, stop=StopOrder("the survivors policy", 1.0)))
+        await guest.processes.until_followed(OTHER)
+
+
+async def test_stop_of_a_former_server_is_completed_before_its_end_is_told(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    outcome = Exited(3, Account(stopped_by="x"))
+    guest.record(OWN, replace(ENDED, outcome=outcome, gone=False, stop=StopOrder("x", 1.0)))
+    async with serving(guest):
+        await guest.processes.until_followed(OWN)
+        run = guest.supervisor.find(OWN)
+        assert run is not None
+        assert run.phase is Phase.STOPPING
+        watcher = FakeWatcher()
+        guest.supervisor.watch(watcher, OWN, TERMS)
+        assert isinstance(await watcher.next(), TellRunning)
+        guest.processes.change(OWN, replace(ENDED, outcome=outcome, stop=StopOrder("x", 1.0)))
+        assert await watcher.outcome() == outcome
+
+
+async def test_failed_start_is_forgotten(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, State("failed", failure=("start-failed", "x"), gone=True))
+    async with serving(guest):
+        assert not guest.recorded()
+        await guest.start(OWN)
+
+
+@pytest.mark.parametrize(("state", "words"), [(RUNNING, "while it ran"), (State(), "before it was started")])
+async def test_run_of_another_boot_is_lost_and_not_followed(tmp_path: Path, state: State, words: str) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, state, boot="another")
+    async with serving(guest):
+        watcher = FakeWatcher()
+        guest.supervisor.watch(watcher, OWN, TERMS)
+        outcome = await watcher.outcome()
+        assert isinstance(outcome, Lost)
+        assert "rebooted" in outcome.reason
+        assert words in outcome.reason
+        await guest.start(OTHER)
+        assert OWN not in guest.processes.followed
+
+
+async def test_outcome_of_another_boot_is_still_true(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, replace(ENDED, gone=False), boot="another")
+    async with serving(guest):
+        watcher = FakeWatcher()
+        guest.supervisor.watch(watcher, OWN, TERMS)
+        assert await watcher.outcome() == Exited(3)
+        assert not guest.processes.followed
+
+
+@pytest.mark.parametrize("damaged", ["request", "state"])
+async def test_damaged_record_is_said_and_the_others_are_found(tmp_path: Path, damaged: str) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, RUNNING)
+    guest.record(OTHER, RUNNING, service=SLEEP)
+    damage(guest.records.get(OWN).file(damaged))
+    async with serving(guest):
+        await guest.processes.until_followed(OTHER)
+        assert f"the record of run {OWN} is of no use" in guest.log.text
+        watcher = FakeWatcher()
+        guest.supervisor.watch(watcher, OWN, TERMS)
+        assert isinstance(await watcher.outcome(), Lost)
+
+
+async def test_alias_of_a_run_that_is_gone_means_nothing(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.records.add_alias(OTHER, OWN)
+    async with serving(guest):
+        await guest.start(OTHER)
+        assert guest.recorded() == {OTHER}

@@ -8,7 +8,6 @@ read it.
 
 from __future__ import annotations
 
-import errno
 import math
 import ssl
 import time
@@ -17,6 +16,7 @@ from typing import final
 
 import trio
 
+from appserver.fileio import OUT_OF_RESOURCES
 from appserver.ratelimit import HalfOpen, RateLimit
 from appserver.report import Report
 from appserver.session import PeerName, Session
@@ -49,8 +49,6 @@ ACCEPT_RETRY_SECONDS = 0.1
 DRAIN_SECONDS = 3.0
 """For the goodbyes at the end; a manager takes its own in a round trip."""
 
-_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,8 @@ class _Guest:
     session: Session
     der: bytes
     certificate: dict[str, object]
+    pinned: bool
+    """Let in since its own certificate is in the trust store, not one that issued it."""
 
 
 @final
@@ -84,6 +84,7 @@ class Listener:
         self._refusals = RateLimit(REFUSAL_LOG_SECONDS)
         self._guests: set[_Guest] = set()
         self._empty = trio.Event()
+        self._goodbye: str | None = None
 
     async def accept(self, listener: trio.SocketListener, sessions: trio.Nursery) -> None:
         """Accept on one socket until cancelled, which closes it. Sessions go on in `sessions`."""
@@ -92,7 +93,7 @@ class Listener:
                 try:
                     stream = await listener.accept()
                 except OSError as error:
-                    if error.errno not in _OUT_OF_RESOURCES:
+                    if error.errno not in OUT_OF_RESOURCES:
                         raise
                     self._log_limited("accept", f"cannot accept connections: {error.strerror} (errno:{error.errno})")
                     await trio.sleep(ACCEPT_RETRY_SECONDS)
@@ -104,15 +105,14 @@ class Listener:
         self._trust = trust
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
         for guest in self._guests:
-            try:
-                judge_peer(trust.material, guest.der, guest.certificate, name=None, now_unix=time.time())
-            except PeerRefused as error:
-                self._report.warning(
-                    f"{guest.session} stays until its session ends, and will be refused at its next connection: {error}"
-                )
+            reason = _refusal(guest, trust.material)
+            if reason is not None:
+                text = f"stays until its session ends, and will be refused at its next connection: {reason}"
+                self._report.warning(f"{guest.session} {text}")
 
     async def drain(self, reason: str) -> None:
         """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""
+        self._goodbye = reason
         if self._guests:
             self._empty = trio.Event()
             for guest in self._guests:
@@ -168,7 +168,7 @@ class Listener:
         if peer.warning:
             self._log_limited(peer.fingerprint, f"manager at {address}: {peer.warning}")
         session = Session(tls, self._supervisor, self._report, PeerName(address, peer.fingerprint))
-        return _Guest(session, der, certificate)
+        return _Guest(session, der, certificate, pinned=peer.alias is not None)
 
     def _make_room(self, stranger: trio.CancelScope, address: str) -> None:
         leaving = self._half_open.enter(stranger, address)
@@ -183,6 +183,8 @@ class Listener:
             await guest.session.refuse("sessions", text)
             return
         self._guests.add(guest)
+        if self._goodbye is not None:
+            guest.session.let_go(self._goodbye)  # its handshake was under way when the others were let go
         try:
             await guest.session.serve()
         finally:
@@ -215,11 +217,25 @@ class Listener:
             self._report.warning(text + more)
 
 
+def _refusal(guest: _Guest, material: Material) -> str | None:
+    """Say why a manager that was let in would be refused now, as far as can be told without its key."""
+    # `judge_peer` relies on OpenSSL, which finds out at a handshake only that a certificate is not trusted at all.
+    if guest.pinned and all(pin.der != guest.der for pin in material.pins):
+        return "its certificate is no longer in the trust store"
+    try:
+        judge_peer(material, guest.der, guest.certificate, name=None, now_unix=time.time())
+    except PeerRefused as error:
+        return str(error)
+    return None
+
+
 def _tls_reason(error: trio.BrokenResourceError) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not in the trust store ({cause.verify_message})"
     if isinstance(cause, ssl.SSLError):
+        if cause.reason == "UNEXPECTED_EOF_WHILE_READING":
+            return "it hung up during the handshake"
         return f"the TLS handshake failed: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
     if isinstance(cause, OSError):
         return f"the connection broke: {cause.strerror}"

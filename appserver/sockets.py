@@ -79,7 +79,7 @@ def _resolve(addresses: tuple[str, ...], port: int) -> list[tuple[int, tuple[obj
         except OSError as error:
             raise ListenError(f"cannot listen on {address!r}: {error.strerror}") from error
         found += [(int(family), sockaddr, False) for family, _, _, _, sockaddr in answers]
-    return found
+    return list(dict.fromkeys(found))  # two names of one address must not find it taken, by ourselves
 
 
 def _bind_all(wanted: list[tuple[int, tuple[object, ...], bool]], port: int) -> list[trio.SocketListener]:

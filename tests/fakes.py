@@ -7,7 +7,13 @@ from typing import cast
 
 import trio
 
+from appserver.identity import Service
+from appserver.messages import Message
+from appserver.processes import Usage
+from appserver.protocol import CLOSED, NEED_DATA, Connection, Event
 from appserver.report import Report
+from appserver.services import Run, Terms, Watcher
+from appserver.supervisor import Supervisor
 
 
 class Log:
@@ -47,3 +53,62 @@ class Log:
         self.lines.append((level, text))
         self._news.set()
         self._news = trio.Event()
+
+
+class FakeSupervisor:
+    """Notes what it is asked; the test tells the session what it wants told."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.runs: dict[str, Run] = {}
+        self.usages: dict[str, Usage] = {}
+        self.watchers: list[Watcher] = []
+        self.left: list[Watcher] = []
+
+    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        self.watchers.append(watcher)
+        self.asked.append(("run", run_id, service, terms))
+
+    def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
+        self.watchers.append(watcher)
+        self.asked.append(("watch", run_id, terms))
+
+    def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
+        self.watchers.append(watcher)
+        self.asked.append(("stop", run_id, by, timeout_seconds))
+
+    def acknowledge(self, run_id: str) -> None:
+        self.asked.append(("ack", run_id))
+
+    def leave(self, watcher: Watcher) -> None:
+        self.left.append(watcher)
+
+    def find(self, run_id: str) -> Run | None:
+        return self.runs.get(run_id)
+
+    def usage(self, run: Run) -> Usage | None:
+        return self.usages.get(run.run_id)
+
+    def as_supervisor(self) -> Supervisor:
+        return cast("Supervisor", self)
+
+
+class Manager:
+    """The other end."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.connection = Connection("manager")
+
+    async def say(self, *messages: Message) -> None:
+        for message in messages:
+            await self.stream.send_all(self.connection.send(message))
+
+    async def hear(self) -> Event:
+        while (event := self.connection.next_event()) is NEED_DATA:
+            self.connection.receive_data(await self.stream.receive_some(65536))
+        return event
+
+    async def hear_closed(self) -> None:
+        """The next thing is the end of the stream."""
+        assert await self.hear() is CLOSED

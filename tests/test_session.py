@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 import trio
 import trio.testing
-from fakes import Log
+from fakes import FakeSupervisor, Log, Manager
 
 from appserver.identity import Service
 from appserver.messages import (
@@ -27,7 +26,6 @@ from appserver.messages import (
     Goodbye,
     Greeting,
     Hello,
-    Message,
     Poll,
     Previous,
     Refused,
@@ -40,8 +38,8 @@ from appserver.messages import (
 from appserver.messages import Run as RunMessage
 from appserver.outcome import Account, Exited, Lost, Outcome
 from appserver.processes import Usage
-from appserver.protocol import NEED_DATA, VERSIONS, Connection, Event
-from appserver.services import Phase, Run, TellEnded, TellRefused, TellRunning, TellStopping, Terms, Watcher
+from appserver.protocol import VERSIONS
+from appserver.services import Phase, Run, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.session import (
     HELLO_SECONDS,
     MAX_PEER_NAME_CHARACTERS,
@@ -51,7 +49,6 @@ from appserver.session import (
     PeerName,
     Session,
 )
-from appserver.supervisor import Supervisor
 
 OWN = "a" * 32
 OTHER = "b" * 32
@@ -59,65 +56,6 @@ SERVICE = Service("line", ("/apps/ping_mon",))
 HELLO = Hello(1, "cmappmgr 1", "host1", 77, 5.0)
 RUN = RunMessage(1, OWN, SERVICE, "leave", 30.0, 20)
 ENDED = Exited(3, Account(ran_seconds=1.5))
-
-
-class FakeSupervisor:
-    """Notes what it is asked; the test tells the session what it wants told."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[object, ...]] = []
-        self.runs: dict[str, Run] = {}
-        self.usages: dict[str, Usage] = {}
-        self.watchers: list[Watcher] = []
-        self.left: list[Watcher] = []
-
-    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
-        self.watchers.append(watcher)
-        self.asked.append(("run", run_id, service, terms))
-
-    def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
-        self.watchers.append(watcher)
-        self.asked.append(("watch", run_id, terms))
-
-    def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
-        self.watchers.append(watcher)
-        self.asked.append(("stop", run_id, by, timeout_seconds))
-
-    def acknowledge(self, run_id: str) -> None:
-        self.asked.append(("ack", run_id))
-
-    def leave(self, watcher: Watcher) -> None:
-        self.left.append(watcher)
-
-    def find(self, run_id: str) -> Run | None:
-        return self.runs.get(run_id)
-
-    def usage(self, run: Run) -> Usage | None:
-        return self.usages.get(run.run_id)
-
-
-class Manager:
-    """The other end."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-        self.connection = Connection("manager")
-
-    async def say(self, *messages: Message) -> None:
-        for message in messages:
-            await self.stream.send_all(self.connection.send(message))
-
-    async def hear(self) -> Event:
-        while (event := self.connection.next_event()) is NEED_DATA:
-            self.connection.receive_data(await self.stream.receive_some(65536))
-        return event
-
-    async def hear_closed(self) -> None:
-        """The next thing is the end of the stream."""
-        assert not isinstance(await self.hear(), tuple(_MESSAGES))
-
-
-_MESSAGES = (Greeting, Running, Status, Stopping, Ended, Refused, Error, Goodbye)
 
 
 class Pair:
@@ -128,12 +66,11 @@ class Pair:
         self.log = log
         self.theirs = streams[1]
         self.manager = Manager(streams[0])
-        self.session = Session(
-            streams[1], cast("Supervisor", supervisor), log.as_report(), PeerName("192.0.2.7", "AB:CD")
-        )
+        self.session = Session(streams[1], supervisor.as_supervisor(), log.as_report(), PeerName("192.0.2.7", "AB:CD"))
         self.ended = trio.Event()
 
-    async def serve(self) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
         try:
             await self.session.serve()
         finally:
@@ -166,7 +103,7 @@ async def conversation(
 ) -> AsyncIterator[Pair]:
     pair = Pair(supervisor or FakeSupervisor(), Log(), streams())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pair.serve)
+        await nursery.start(pair.serve)
         yield pair
         nursery.cancel_scope.cancel()
 

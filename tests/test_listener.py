@@ -1,0 +1,450 @@
+"""Who gets in, who does not, and what each is told: the true `Listener` with true TLS over loopback."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import cast
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from fakes import FakeSupervisor, Log, Manager
+from typing_extensions import Self
+
+from appserver import listener as listener_module
+from appserver.identity import Service
+from appserver.listener import MAX_HALF_OPEN_PER_ADDRESS, SESSIONS_PER_PROCESS, Listener, Trust
+from appserver.messages import Bye, Error, Goodbye, Greeting, Hello, Poll, Refused
+from appserver.messages import Run as RunMessage
+from appserver.ratelimit import MAX_REMEMBERED, HalfOpen, RateLimit
+from appserver.services import Terms, Watcher
+from appserver.sockets import ListenError, address_of, open_listening_sockets
+from pki.certificates import Issued, Purpose, issue
+from pki.contexts import client_context, server_context
+from pki.material import ExpiredPins, Material, Pin
+
+PATIENCE_SECONDS = 20
+NOW = datetime.now(timezone.utc)
+HELLO = Hello(1, "cmappmgr 1", "host1", 77, 5.0)
+RUN = RunMessage(1, "a" * 32, Service("line", ("/bin/true",)), "leave", 30.0, 0)
+
+
+def made(purpose: Purpose, name: str, *, days_ago: int = 0) -> Issued:
+    return issue(purpose, name, validity_days=10, now=NOW - timedelta(days=days_ago))
+
+
+def material(own: Issued, *trusted: Issued, expired_pins: ExpiredPins = "accept") -> Material:
+    pins = tuple(Pin(each.certificate.public_bytes(Encoding.DER), f"pin{at}") for at, each in enumerate(trusted))
+    key = own.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Material(own.certificate.public_bytes(Encoding.PEM), key, pins, expired_pins)
+
+
+GUEST, HOST = made(Purpose.SERVER, "g1"), made(Purpose.CLIENT, "host1")
+OTHER_HOST = made(Purpose.CLIENT, "host2")
+EXPIRED_HOST = made(Purpose.CLIENT, "host3", days_ago=20)
+
+
+def trust(*hosts: Issued, expired_pins: ExpiredPins = "accept") -> Trust:
+    mine = material(GUEST, *hosts, expired_pins=expired_pins)
+    return Trust(server_context(mine), mine)
+
+
+class Server:
+    """A listener on loopback, and those who come."""
+
+    def __init__(
+        self, trusted: Trust | None = None, max_processes: int = 30, supervisor: FakeSupervisor | None = None
+    ) -> None:
+        self.log = Log()
+        self.supervisor = supervisor or FakeSupervisor()
+        self.callers: list[trio.SocketStream] = []
+        report = self.log.as_report()
+        self.listener = Listener(self.supervisor.as_supervisor(), report, trusted or trust(HOST), max_processes)
+        (self.socket,) = open_listening_sockets(["127.0.0.1"], 0)
+        self.port: int = self.socket.socket.getsockname()[1]
+
+    async def serve(
+        self, sessions: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        task_status.started()
+        await self.listener.accept(self.socket, sessions)
+
+    async def connect(self) -> trio.SocketStream:
+        self.callers.append(await trio.open_tcp_stream("127.0.0.1", self.port))
+        return self.callers[-1]
+
+    async def dial(self, own: Issued | None = HOST, *, stream: trio.SocketStream | None = None) -> Manager:
+        context = client_context(material(own or HOST, GUEST))
+        if own is None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return Manager(trio.SSLStream(stream or await self.connect(), context))
+
+    async def greeted(self, own: Issued = HOST, hello: Hello = HELLO) -> Manager:
+        manager = await self.dial(own)
+        assert isinstance(await manager.hear(), Greeting)
+        await manager.say(hello)
+        return manager
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[Server]:
+    try:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as sessions:
+                await sessions.start(server.serve, sessions)
+                yield server
+                sessions.cancel_scope.cancel()
+    finally:
+        for caller in server.callers:
+            await trio.aclose_forcefully(caller)
+
+
+async def rest(stream: trio.abc.ReceiveStream) -> bytes:
+    """Read until the peer has closed."""
+    found = b""
+    try:
+        while data := await stream.receive_some(65536):
+            found += data
+    except trio.BrokenResourceError:
+        pass  # a reset: closed as well
+    return found
+
+
+async def test_manager_with_the_right_key_is_greeted() -> None:
+    async with serving(Server()) as server:
+        manager = await server.greeted()
+        await manager.say(Poll(1))
+        assert isinstance(await manager.hear(), Error)
+        await manager.say(Bye())
+        await manager.hear_closed()
+        assert not server.log.lines
+
+
+def tls12() -> ssl.SSLContext:
+    context = client_context(material(HOST, GUEST))
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def nameless() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@pytest.mark.parametrize(
+    ("context", "alert", "logged"),
+    [
+        (nameless(), "CERTIFICATE_REQUIRED", "peer did not return a certificate"),
+        (client_context(material(OTHER_HOST, GUEST)), "UNKNOWN_CA", "certificate is not in the trust store"),
+        (tls12(), "PROTOCOL_VERSION", "unsupported protocol"),
+    ],
+    ids=["no certificate", "a foreign one", "TLS 1.2"],
+)
+async def test_peer_that_is_refused_gets_an_alert_and_the_log_the_reason(
+    context: ssl.SSLContext, alert: str, logged: str
+) -> None:
+    async with serving(Server()) as server:
+        stream = trio.SSLStream(await server.connect(), context)
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.receive_some(1)
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+        assert alert in str(caught.value.__cause__.reason)
+        assert logged in await server.log.until("refused a connection from 127.0.0.1")
+        await server.greeted()
+
+
+async def test_expired_pin_is_refused_with_an_alert_where_that_is_wanted() -> None:
+    async with serving(Server(trust(EXPIRED_HOST, expired_pins="refuse"))) as server:
+        manager = await server.dial(EXPIRED_HOST)
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await manager.hear()
+        assert "EXPIRED" in str(caught.value.__cause__)
+        await server.log.until("certificate has expired")
+
+
+async def test_expired_pin_is_accepted_with_a_warning_for_many() -> None:
+    async with serving(Server(trust(EXPIRED_HOST))) as server:
+        for _ in range(3):
+            await server.greeted(EXPIRED_HOST)
+        assert server.log.count("expired on") == 1
+        assert "make new keys soon" in server.log.text
+
+
+@pytest.mark.parametrize(
+    ("data", "logged"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", "http request"),
+        (bytes(range(256)) * 20, "the TLS handshake failed"),
+        (b"\n" * 100, "the TLS handshake failed"),
+    ],
+    ids=["HTTP", "garbage", "newlines"],
+)
+async def test_stranger_that_does_not_speak_tls_is_closed(data: bytes, logged: str) -> None:
+    async with serving(Server()) as server:
+        stream = await server.connect()
+        await stream.send_all(data)
+        await stream.send_eof()
+        await rest(stream)
+        assert logged in await server.log.until("refused a connection from 127.0.0.1")
+        await server.greeted()
+
+
+async def test_stranger_that_hangs_up_is_logged_as_such() -> None:
+    async with serving(Server()) as server:
+        await (await server.connect()).aclose()
+        await server.log.until("it hung up during the handshake")
+
+
+async def test_silent_stranger_is_closed_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "HANDSHAKE_SECONDS", 0.05)
+    async with serving(Server()) as server:
+        stream = await server.connect()
+        assert await rest(stream) == b""
+        await server.log.until("no handshake within 0.05 s")
+
+
+async def test_refused_peers_get_one_line_for_each_address_and_minute() -> None:
+    async with serving(Server()) as server:
+        for _ in range(5):
+            stream = await server.connect()
+            await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            await stream.send_eof()
+            await rest(stream)
+        assert server.log.count("refused a connection") == 1
+
+
+async def test_crowd_of_silent_strangers_does_not_keep_a_manager_out() -> None:
+    async with serving(Server()) as server:
+        crowd = [await server.connect() for _ in range(MAX_HALF_OPEN_PER_ADDRESS)]
+        await server.greeted()
+        assert await rest(crowd[0]) == b""  # the oldest gave way
+        assert "it gave way to a newer one" in server.log.text
+        with trio.move_on_after(0) as at_once:
+            await crowd[1].receive_some(1)
+        assert at_once.cancelled_caught  # and only that one
+
+
+async def test_more_sessions_than_the_bound_are_refused_until_one_leaves() -> None:
+    async with serving(Server(max_processes=1)) as server:
+        managers = [await server.greeted() for _ in range(SESSIONS_PER_PROCESS)]
+        late = await server.dial()
+        answer = await late.hear()
+        assert isinstance(answer, Refused)
+        assert answer.code == "sessions"
+        assert str(SESSIONS_PER_PROCESS) in answer.text
+        await late.hear_closed()
+        await server.log.until("refused a manager at 127.0.0.1")
+        await managers[0].say(Bye())
+        await managers[0].hear_closed()
+        while not isinstance(await (await server.dial()).hear(), Greeting):
+            pass
+
+
+async def test_drain_says_goodbye_to_all_and_waits_until_they_have_gone() -> None:
+    async with serving(Server()) as server:
+        managers = [await server.greeted() for _ in range(3)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.listener.drain, "the server ends")
+            for manager in managers:
+                assert await manager.hear() == Goodbye("the server ends")
+                await manager.hear_closed()
+                await manager.stream.aclose()
+
+
+async def test_drain_without_managers_takes_no_time() -> None:
+    async with serving(Server()) as server:
+        with trio.fail_after(0.5):
+            await server.listener.drain("the server ends")
+
+
+async def test_manager_whose_handshake_was_under_way_hears_goodbye_too() -> None:
+    async with serving(Server()) as server:
+        first = await server.greeted()
+        stream = await server.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.listener.drain, "the server ends")
+            assert await first.hear() == Goodbye("the server ends")
+            late = await server.dial(stream=stream)
+            assert await late.hear() == Goodbye("the server ends")
+            for manager in (first, late):
+                await manager.hear_closed()
+                await manager.stream.aclose()
+
+
+async def test_drain_does_not_wait_for_ever_for_a_manager_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "DRAIN_SECONDS", 0.05)
+    async with serving(Server()) as server:
+        await server.greeted()
+        with trio.fail_after(5):
+            await server.listener.drain("the server ends")
+
+
+async def test_reload_takes_other_keys_names_who_will_be_refused_and_ends_no_session() -> None:
+    async with serving(Server(trust(HOST))) as server:
+        old = await server.greeted(HOST)
+        await old.say(Poll(1))
+        assert isinstance(await old.hear(), Error)  # so its name is known
+        server.listener.reload(trust(OTHER_HOST), 30)
+        assert server.log.count("will be refused at its next connection") == 1
+        assert "cmappmgr[77] on host1" in server.log.text
+        await server.greeted(OTHER_HOST)
+        refused = await server.dial(HOST)
+        with pytest.raises(trio.BrokenResourceError):
+            await refused.hear()
+        await old.say(Poll(2))
+        assert isinstance(await old.hear(), Error)
+
+
+async def test_reload_that_takes_nobody_away_names_nobody() -> None:
+    async with serving(Server(trust(HOST))) as server:
+        await server.greeted(HOST)
+        server.listener.reload(trust(OTHER_HOST, HOST), 2)
+        assert not server.log.lines
+        assert server.listener.max_sessions == 2 * SESSIONS_PER_PROCESS
+
+
+class FailingSocket:
+    """A listening socket whose `accept` fails as it is told, and then works."""
+
+    def __init__(self, socket: trio.SocketListener, *failures: OSError) -> None:
+        self._socket = socket
+        self._failures = deque(failures)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._socket.aclose()
+
+    async def accept(self) -> trio.SocketStream:
+        if self._failures:
+            await trio.lowlevel.checkpoint()
+            raise self._failures.popleft()
+        return await self._socket.accept()
+
+
+def failing(server: Server, *numbers: int) -> trio.SocketListener:
+    failures = [OSError(number, "Too many open files") for number in numbers]
+    return cast("trio.SocketListener", FailingSocket(server.socket, *failures))
+
+
+async def test_accepting_goes_on_when_descriptors_ran_out_and_says_so_once() -> None:
+    server = Server()
+    server.socket = failing(server, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    async with serving(server):
+        await server.greeted()
+        assert server.log.count("cannot accept connections: Too many open files") == 1
+
+
+async def test_socket_that_is_broken_is_not_tried_for_ever() -> None:
+    server = Server()
+    broken = failing(server, errno.EINVAL)
+    async with trio.open_nursery() as sessions:
+        with pytest.raises(OSError, match="Too many open files"):
+            await server.listener.accept(broken, sessions)
+
+
+class Breaking(FakeSupervisor):
+    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        super().run(watcher, run_id, service, terms)
+        raise ZeroDivisionError(run_id)
+
+
+async def test_bug_in_one_session_ends_that_one_only() -> None:
+    async with serving(Server(supervisor=Breaking())) as server:
+        other, unlucky = await server.greeted(), await server.greeted(hello=replace(HELLO, pid=78))
+        await unlucky.say(RUN)
+        await server.log.until("a bug ended the session of 127.0.0.1")
+        await other.say(Poll(1))
+        assert isinstance(await other.hear(), Error)
+
+
+def test_rate_limit_lets_one_pass_in_each_interval_and_counts_the_others() -> None:
+    limit = RateLimit(60.0)
+    assert limit.passes("a", 0.0) == 0
+    assert [limit.passes("a", now) for now in (1.0, 59.9)] == [None, None]
+    assert limit.passes("b", 1.0) == 0
+    assert limit.passes("a", 60.0) == 2
+    assert limit.passes("a", 61.0) is None
+    assert limit.passes("a", 1000.0) == 1
+
+
+def test_rate_limit_remembers_a_bounded_number_of_addresses() -> None:
+    limit = RateLimit(60.0)
+    for number in range(MAX_REMEMBERED):
+        assert limit.passes(str(number), 0.0) == 0
+    assert limit.passes("0", 1.0) is None  # heard of again: not the one to be forgotten
+    assert limit.passes("new", 1.0) == 0
+    assert limit.passes("0", 1.0) is None
+    assert limit.passes("1", 1.0) == 0  # forgotten: it costs a line
+
+
+def test_oldest_half_open_peer_gives_way_first_of_the_same_address() -> None:
+    table: HalfOpen[str] = HalfOpen(4, 2)
+    assert [table.enter(token, "a") for token in ("a1", "a2")] == [None, None]
+    assert table.enter("a3", "a") == "a1"
+    assert [table.enter(token, "b") for token in ("b1", "b2")] == [None, None]
+    assert len(table) == 4
+    assert table.enter("c1", "c") == "a2"  # the bound of all
+    assert len(table) == 4
+
+
+def test_peer_that_is_through_makes_room() -> None:
+    table: HalfOpen[str] = HalfOpen(4, 1)
+    assert table.enter("a1", "a") is None
+    table.leave("a1")
+    assert table.enter("a2", "a") is None
+    assert table.enter("a3", "a") == "a2"
+    table.leave("a2")  # it had to leave before
+    assert len(table) == 1
+
+
+@asynccontextmanager
+async def closing(sockets: list[trio.SocketListener]) -> AsyncIterator[list[trio.SocketListener]]:
+    try:
+        yield sockets
+    finally:
+        for each in sockets:
+            await trio.aclose_forcefully(each)
+
+
+async def test_free_port_is_the_same_for_both_families() -> None:
+    async with closing(open_listening_sockets([], 0)) as sockets:
+        assert len({each.socket.getsockname()[1] for each in sockets}) == 1
+        assert {address_of(each.socket.getsockname()) for each in sockets} <= {"0.0.0.0", "::"}
+
+
+async def test_two_names_of_one_address_are_listened_on_once() -> None:
+    async with closing(open_listening_sockets(["127.0.0.1", "127.0.0.1", "127.0.0.2"], 0)) as sockets:
+        assert [address_of(each.socket.getsockname()) for each in sockets] == ["127.0.0.1", "127.0.0.2"]
+
+
+async def test_taken_port_is_said_and_nothing_stays_open() -> None:
+    async with closing(open_listening_sockets(["127.0.0.1"], 0)) as first:
+        port = first[0].socket.getsockname()[1]
+        with pytest.raises(ListenError, match=f"127.0.0.1 port {port}: Address already in use .*ss -ltnp"):
+            open_listening_sockets(["127.0.0.2", "127.0.0.1"], port)
+        async with closing(open_listening_sockets(["127.0.0.2"], port)) as again:
+            assert len(again) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "words"), [("192.0.2.1", "does not have that address"), ("name.invalid", "cannot listen on")]
+)
+def test_address_that_is_not_ours_is_said(address: str, words: str) -> None:
+    with pytest.raises(ListenError, match=words):
+        open_listening_sockets([address], 0)
+
+
+def test_ipv4_address_in_ipv6_form_is_shown_as_ipv4() -> None:
+    assert address_of(("::ffff:192.0.2.1", 1, 0, 0)) == "192.0.2.1"
+    assert address_of(("fe80::1", 1, 0, 2)) == "fe80::1"
+    assert address_of(None) == "unknown"

@@ -104,6 +104,8 @@ def _become_application(
             os.execve(executable, argv, environment)  # noqa: S606  (no shell: that is the promise)
     except OSError as error:
         os.write(error_write, str(error.errno).encode())
+    except ValueError:  # a vector that Python does not hand to the kernel
+        os.write(error_write, str(errno.EINVAL).encode())
     finally:
         os._exit(127)
 

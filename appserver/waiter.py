@@ -181,7 +181,12 @@ class Waiter:
         if not data:
             self._hang_up(connection)
             return
-        match json.loads(data):
+        try:
+            order = json.loads(data)
+        except (ValueError, RecursionError):
+            self._hang_up(connection)  # whoever speaks so is no server of ours; the outcome must not be lost over it
+            return
+        match order:
             case {"order": "stop", "by": str(by), "timeout_seconds": int() | float() as seconds}:
                 self._take_stop_order(by, seconds)
                 self._send(connection, {"event": "stopping"})

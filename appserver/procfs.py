@@ -46,9 +46,11 @@ def process_stat(pid: int) -> Stat | None:
         return None
     # The name in parentheses may hold anything, blanks and parentheses included: the fields start behind the last one.
     fields = text[text.rfind(")") + 2 :].split()
+    # A program may end its first thread and go on in others: the kernel shows a zombie, but nobody can reap it yet.
+    lives_on = fields[0] == "Z" and int(fields[17]) > 1
     return Stat(
         pid=pid,
-        state=fields[0],
+        state="S" if lives_on else fields[0],
         ppid=int(fields[1]),
         session=int(fields[3]),
         user_ticks=int(fields[11]),

@@ -28,6 +28,7 @@ assert sys.platform != "win32"
 
 import trio
 
+from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
@@ -39,12 +40,17 @@ WAITER_END_SECONDS = 5.0
 """A waiter that has hung up ends within a millisecond; only one that was stopped by a debugger takes longer."""
 
 RETRY_SECONDS = 0.1
-"""Pause before a waiter that holds its lock but cannot be reached is tried again."""
+"""Pause before a waiter that holds its lock but cannot be reached is tried again, and while no descriptors are to be
+had."""
 
 ADOPT_RETRY_SECONDS = 2.0
 """Pause before another substitute is asked for where the launcher could not make one."""
 
 _MAX_EVENT_BYTES = 4096
+
+
+class _CannotLook(Exception):
+    """No descriptor, or no memory, to read a record with: that says nothing of the run. Try again later."""
 
 
 @final
@@ -81,22 +87,33 @@ class Follower:
         """
         self._changed, self._stopping = changed, stopping
         try:
-            while True:
-                if self._look().gone:
-                    return
-                if not await self._listen() and not self._launching.is_watched(self._record.run_id):
-                    # Look again: a waiter may have finished between the look and the lock.
-                    state = self._look()
-                    if state.gone:
-                        return
-                    if await self._replace_waiter(state):
-                        return
+            while not await self._advance():
+                pass
         finally:
             if self._pidfd is not None:
                 os.close(self._pidfd)
 
+    async def _advance(self) -> bool:
+        """Hear one waiter out, or find another one; True where the run is over."""
+        try:
+            if self._look().gone:
+                return True
+            if not await self._listen() and not self._launching.is_watched(self._record.run_id):
+                # Look again: a waiter may have finished between the look and the lock. That the look found descriptors
+                # to be had also means that what is asked about the process now is answered.
+                state = self._look()
+                return state.gone or await self._replace_waiter(state)
+        except _CannotLook:
+            await trio.sleep(RETRY_SECONDS)
+        return False
+
     def _look(self) -> State:
-        state = self._record.read_state()
+        try:
+            state = self._record.read_state()
+        except DamagedRecordError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OUT_OF_RESOURCES:
+                raise _CannotLook from error
+            raise
         if self._pidfd is None and state.phase == "running" and state.pid is not None and state.start_ticks is not None:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(state.pid)

@@ -23,6 +23,7 @@ import fcntl
 
 import trio
 
+from appserver.fileio import OUT_OF_RESOURCES
 from appserver.records import Records
 from appserver.report import Report
 from appserver.signalling import signal_process
@@ -190,8 +191,8 @@ def _kill_holder(path: str) -> None:
 def _is_locked(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in OUT_OF_RESOURCES  # not known: as long as it may be locked, nobody takes over
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test check format coverage demo clean
+.PHONY: help venv test test-long chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
+	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
+	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -24,6 +26,15 @@ $(STAMP): pyproject.toml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+# Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -q -m long
+
+# Random faults. RUNS and SEED choose how many and which.
+RUNS ?= 300
+chaos: $(STAMP)
+	$(BIN)/python tests/chaos.py --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ fact (a line in a log, a file, the end of a process), never for a time; `PATIENC
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -27,13 +28,16 @@ PATIENCE_SECONDS = 40
 
 NODE = "g1"
 
+_NUMBERS = itertools.count(1)
+"""Managers are started by several threads at once; each needs a log of its own."""
+
 
 class Manager:
     """One `cmappmgr`, started as a cluster does: empty environment, working directory `/`, a process group of its
     own."""
 
     def __init__(self, guest: Guest, words: tuple[str, ...]) -> None:
-        self._log = guest.directory / f"manager-{len(list(guest.directory.glob('manager-*')))}.log"
+        self._log = guest.directory / f"manager-{next(_NUMBERS)}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "appmgr", "-node", NODE, "--config", str(guest.host_config), *words],

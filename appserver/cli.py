@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     reread = partial(load_server_settings, options.config, overrides)
     report = Report(PROGRAM, journal=True)
+    if not options.check:
+        _end_quietly()
     try:
         return _check(reread()) if options.check else _serve(reread(), reread, report)
     except SettingsError as error:
@@ -57,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_UNUSABLE
     finally:
         report.close()
+
+
+def _end_quietly() -> None:
+    """Have a TERM end the program with 0 also before the daemon heeds it, and when the daemon has ended already."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: os._exit(EXIT_OK))
 
 
 def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Report) -> int:

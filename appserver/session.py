@@ -101,16 +101,19 @@ class Session:
     async def serve(self) -> None:
         """Talk until either side ends it. Closes the stream; cancelled, it lets go of the manager at once."""
         try:
-            with self._scope:
-                async with trio.open_nursery() as tasks:
-                    tasks.start_soon(self._write)
-                    self._say(Greeting(VERSIONS, software("cmappserver"), host_name()))
-                    await self._read()
-                    self._queue.close()
-        finally:
-            self._supervisor.leave(self)
-            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            try:
+                with self._scope:
+                    async with trio.open_nursery() as tasks:
+                        tasks.start_soon(self._write)
+                        self._say(Greeting(VERSIONS, software("cmappserver"), host_name()))
+                        await self._read()
+                        self._queue.close()
+            finally:
+                self._supervisor.leave(self)
+            with trio.move_on_after(CLOSE_SECONDS):  # not shielded: a server that ends at once skips the goodbye
                 await self._stream.aclose()
+        finally:
+            await trio.aclose_forcefully(self._stream)
 
     async def refuse(self, code: RefusalCode, text: str) -> None:
         """Say in place of a greeting that this session will not be. Closes the stream."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
+import pytest
 import trio
 
 from appserver.identity import Service
@@ -112,3 +119,26 @@ class Manager:
     async def hear_closed(self) -> None:
         """The next thing is the end of the stream."""
         assert await self.hear() is CLOSED
+
+
+@contextmanager
+def small_disk(path: Path, kibibytes: int) -> Iterator[Path]:
+    path.mkdir(parents=True)
+    if os.geteuid() != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "cmapp-test", str(path)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    path = directory / "filler"
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        file.writelines(itertools.repeat(b"x" * 4096))
+    return path

@@ -41,6 +41,7 @@ from appserver.processes import Usage
 from appserver.protocol import VERSIONS
 from appserver.services import Phase, Run, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.session import (
+    CLOSE_SECONDS,
     HELLO_SECONDS,
     MAX_PEER_NAME_CHARACTERS,
     MAX_QUEUED_MESSAGES,
@@ -174,7 +175,7 @@ async def test_poll_before_any_run_is_an_error_and_the_session_goes_on(autojump_
         assert isinstance(await pair.manager.hear(), Running)
 
 
-async def test_poll_of_a_run_that_waits_for_another_to_be_stopped_says_starting(
+async def test_poll_of_a_run_that_waits_for_another_to_be_stopped_does_not_say_that_it_runs(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with conversation() as pair:
@@ -182,7 +183,8 @@ async def test_poll_of_a_run_that_waits_for_another_to_be_stopped_says_starting(
         await pair.manager.say(RUN, Poll(2))
         answer = await pair.manager.hear()
         assert isinstance(answer, Status)
-        assert (answer.state, answer.pid) == ("starting", None)
+        assert answer.state != "running"
+        assert answer.pid is None
 
 
 async def test_poll_of_an_ended_run_tells_the_outcome(autojump_clock: trio.testing.MockClock) -> None:
@@ -509,6 +511,55 @@ async def test_lost_connection_leaves_the_run(autojump_clock: trio.testing.MockC
         await pair.manager.stream.aclose()
         await pair.ended.wait()
         assert pair.supervisor.left[-1] is pair.session
+
+
+async def test_goodbye_that_the_manager_does_not_answer_is_cut_short_by_cancelling(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with conversation(streams=slow_to_close) as pair:
+        await pair.begin()
+        pair.session.let_go("restart")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not pair.ended.is_set()
+    assert pair.ended.is_set()
+    assert trio.current_time() == 0
+
+
+async def test_goodbye_that_the_manager_does_not_answer_is_not_waited_for_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with conversation(streams=slow_to_close) as pair:
+        await pair.begin()
+        pair.session.let_go("restart")
+        await pair.ended.wait()
+        assert trio.current_time() == CLOSE_SECONDS
+
+
+class SlowToClose(trio.abc.Stream):
+    """As TLS does, waits at the end for the other end's farewell, which never comes."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+
+def slow_to_close() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    theirs, ours = trio.testing.memory_stream_pair()
+    return theirs, SlowToClose(ours)
 
 
 async def test_cancelled_session_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:

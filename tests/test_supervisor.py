@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
-from fakes import Log
+from fakes import Log, fill, small_disk
 
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome
@@ -332,29 +330,6 @@ async def test_starts_that_are_refused_for_want_of_room_do_not_cost_the_logs_of_
             guest.supervisor.run(watcher, f"{number:032x}", SERVICE, TERMS)
             assert (await watcher.refusal())[0] == "storage"
         assert kept.read_text() == "why it crashed\n"
-
-
-@contextmanager
-def small_disk(path: Path, kibibytes: int) -> Iterator[Path]:
-    path.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("a small file system can be mounted by root only")
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "cmapp-test", str(path)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(directory: Path) -> Path:
-    path = directory / "filler"
-    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        file.writelines(itertools.repeat(b"x" * 4096))
-    return path
 
 
 def damage(path: str) -> None:

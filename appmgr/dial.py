@@ -180,6 +180,8 @@ def explain(error: BaseException, trust_store: str | None = None) -> str:
             return f"the server's key is not in {where}: {cause.verify_message}"
         case ssl.SSLEOFError():
             return "the server closed the connection without a word"
+        case ssl.SSLError() if "UNEXPECTED_EOF" in (cause.reason or ""):
+            return "the server closed the connection without a word"
         case ssl.SSLError():
             return _explain_tls(cause.reason or str(cause))
         case socket.gaierror():

@@ -125,7 +125,9 @@ class Link:
             except ContactError as error:
                 await self._events.send(ContactFailed(str(error)))
             else:
-                if await self._use(contact):
+                began = trio.current_time()
+                # A server that greets and hangs up at once must not be asked ten times a second.
+                if await self._use(contact) and trio.current_time() - began >= LAST_PAUSE_SECONDS:
                     pause_seconds = FIRST_PAUSE_SECONDS
             if self._leaving:
                 break

@@ -16,6 +16,7 @@ manager's; a watch never starts anything, so an outcome that is lost stays lost 
 from __future__ import annotations
 
 import errno
+import math
 import os
 from dataclasses import dataclass
 from typing import Final, TypeAlias, final
@@ -57,6 +58,10 @@ MIN_STOP_ANSWER_SECONDS = 5.0
 
 STOP_GRACE_SECONDS = 10.0
 """What a server may take beyond the stop timeout: its KILL goes round until nobody of the tree is left."""
+
+STOP_RETURN_SECONDS = 3.0
+"""Where contact is lost after a stop was accepted, the manager tries for the stop timeout and this much longer: the
+KILL that ends it comes at the end of the timeout, and the outcome is worth the wait."""
 
 OWN_PAUSE_SECONDS = 2.0
 """A tick later than this means that this process stood still, not the server. What has arrived meanwhile is still to be
@@ -129,6 +134,8 @@ class Manager:
         self._confirmed_run: str | None = None
         self._halt_signal: int | None = None
         self._stop_accepted = False
+        self._stop_over_at = math.inf
+        self._waiting_logged = False
 
     @property
     def poll_seconds(self) -> float:
@@ -168,9 +175,7 @@ class Manager:
             case Running():
                 return self._answered(now) + self._on_running(message)
             case Status():
-                if message.re == self._poll_seq:
-                    self._poll_seq = None
-                return self._answered(now)
+                return self._answered(now) + self._on_status(message)
             case Stopping():
                 return self._answered(now) + self._on_stopping(now)
             case Ended():
@@ -193,6 +198,9 @@ class Manager:
         if self._lost_contact_at is not None:
             return []
         self._lost_contact_at = now
+        if self._stop_accepted:
+            limit = self._options.stop_timeout_seconds + STOP_RETURN_SECONDS
+            self._give_up_at = min(self._give_up_at, now + limit)
         return [Log("warning", wording.contact_lost(self._options.node, reason))]
 
     def contact_failed(self, reason: str, _now: float) -> list[Action]:
@@ -213,7 +221,8 @@ class Manager:
             ]
         if self._options.on_halt == "detach" or self._halt_signal is not None:
             farewell: list[Action] = [Send(Bye())] if self._connected else []
-            text = wording.detached(self._options.node, number, confirmed=self._confirmed_run is not None)
+            confirmed = self._confirmed_run is not None
+            text = wording.detached(self._options.node, number, confirmed=confirmed, stopping=self._stop_accepted)
             return [Log("info", text), *farewell, Finish(128 + number)]
         self._halt_signal = number
         patience = self._options.stop_timeout_seconds
@@ -270,13 +279,23 @@ class Manager:
         return [Send(Stop(self._stop_seq, run, self._options.stop_timeout_seconds))]
 
     def _answered(self, now: float) -> list[Action]:
-        """Count a valid answer. A halt has its own deadline, which answers do not move."""
+        """Count a valid answer. A halt has its own deadline, which only contact that returns moves."""
         if self._halt_signal is None:
             self._give_up_at = now + self._options.timeout_seconds
+        elif self._stop_accepted:
+            self._give_up_at = self._stop_over_at
         if self._lost_contact_at is None:
             return []
         away, self._lost_contact_at = now - self._lost_contact_at, None
         return [Log("info", wording.contact_back(self._options.node, away))]
+
+    def _on_status(self, message: Status) -> list[Action]:
+        if message.re == self._poll_seq:
+            self._poll_seq = None
+        if self._confirmed_run is not None or message.state != "stopping" or self._waiting_logged:
+            return []
+        self._waiting_logged = True
+        return [Log("info", wording.waiting_for_stop(self._options))]
 
     def _on_running(self, message: Running) -> list[Action]:
         if message.re != self._run_seq:
@@ -300,7 +319,8 @@ class Manager:
     def _on_stopping(self, now: float) -> list[Action]:
         if not self._stop_accepted and self._halt_signal is not None:
             self._stop_accepted = True
-            self._give_up_at = now + self._options.stop_timeout_seconds + STOP_GRACE_SECONDS
+            self._stop_over_at = now + self._options.stop_timeout_seconds + STOP_GRACE_SECONDS
+            self._give_up_at = self._stop_over_at
         return []
 
     def _on_ended(self, message: Ended) -> list[Action]:

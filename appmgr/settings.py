@@ -53,6 +53,7 @@ def load_node_settings(path: str | None, node: str) -> NodeSettings:
     document = read_document(path or DEFAULT_CONFIG_PATH, sections=True, may_be_absent=path is None)
     common = Values(document.path, document.of_section(None), KNOWN_KEYS)
     own = Values(document.path, document.of_section(normal_name(node)), KNOWN_KEYS)
+    _judge_common(common)
     found = path is not None or bool(document.entries) or os.path.exists(document.path)
     bare = node[1:-1] if node.startswith("[") and node.endswith("]") else node
     return NodeSettings(
@@ -61,8 +62,14 @@ def load_node_settings(path: str | None, node: str) -> NodeSettings:
         address=_address(_scope(common, own, "address"), bare),
         port=_port(common, own),
         config_path=document.path if found else None,
-        warnings=_warnings(document, normal_name(node)),
+        warnings=(*_missing(document, node), *_warnings(document, normal_name(node))),
     )
+
+
+def _judge_common(common: Values) -> None:
+    """Refuse bad values that hold for every node, also where this node has its own."""
+    _keys(common, common)
+    _port(common, common)
 
 
 def _scope(common: Values, own: Values, key: str) -> Values:
@@ -95,6 +102,12 @@ def _address(values: Values, node: str) -> str:
 
 def _port(common: Values, own: Values) -> int:
     return _scope(common, own, "port").integer("port", DEFAULT_PORT, 1, MAX_PORT)
+
+
+def _missing(document: Document, node: str) -> tuple[str, ...]:
+    if not document.sections() or normal_name(node) in document.sections():
+        return ()
+    return (f"{document.path} has no section {node + ':'!r}, what holds for every node is used",)
 
 
 def _warnings(document: Document, own_section: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appmgr.options import ManagerOptions
-from appserver.messages import MAX_TAIL_BYTES, Running
+from appserver.messages import MAX_TAIL_BYTES, Running, Survivors
 from appserver.outcome import Exited, Lost, Outcome, describe, signal_name
 from appserver.report import printable
 
@@ -58,13 +58,18 @@ def started_and_ended(options: ManagerOptions) -> str:
     return f"started the application {_service(options)} on the node {options.node}: it has ended already"
 
 
+def waiting_for_stop(options: ManagerOptions) -> str:
+    """Say that the application will be started when its earlier run has been stopped."""
+    return f"an earlier run of the application {_service(options)} on the node {options.node} is being stopped, waiting"
+
+
 def ended(options: ManagerOptions, outcome: Outcome) -> str:
     """Say how the application ended, after how long, by whom, and who lives on."""
     if isinstance(outcome, Lost):
         start = f"the application {_service(options)} on the node {options.node} is gone"
     else:
         start = f"the application {_service(options)} on the node {options.node} ended"
-    return f"{start}{_how(outcome)}"
+    return f"{start}{_how(outcome, survivors=options.survivors)}"
 
 
 def previous(outcome: Outcome) -> str:
@@ -72,7 +77,7 @@ def previous(outcome: Outcome) -> str:
     return f"an earlier run of the application ended without a manager{_how(outcome)}"
 
 
-def _how(outcome: Outcome) -> str:
+def _how(outcome: Outcome, *, survivors: Survivors = "leave") -> str:
     account = outcome.account
     parts = [printable(describe(outcome))]
     if account.killed_for_memory:
@@ -82,8 +87,13 @@ def _how(outcome: Outcome) -> str:
     elif isinstance(outcome, Exited):
         parts.append("by itself")
     if account.survivors:
-        noun = "descendant lives" if account.survivors == 1 else "descendants live"
-        parts.append(f"{account.survivors} {noun} on")
+        one = account.survivors == 1
+        fate = (
+            ("is being stopped" if one else "are being stopped")
+            if survivors == "stop"
+            else ("lives on" if one else "live on")
+        )
+        parts.append(f"{account.survivors} {'descendant' if one else 'descendants'} {fate}")
     after = f" after {seconds(account.ran_seconds)}" if account.ran_seconds is not None else ""
     return f"{after}: {', '.join(parts)}"
 
@@ -135,9 +145,11 @@ def no_contact_any_more(options: ManagerOptions, reason: str) -> str:
     )
 
 
-def detached(node: str, number: int, *, confirmed: bool) -> str:
-    """Say that the manager leaves the application alone."""
+def detached(node: str, number: int, *, confirmed: bool, stopping: bool) -> str:
+    """Say that the manager leaves the application alone, or to the stop that the server has accepted."""
     fate = "the application goes on" if confirmed else "the application may have been started"
+    if stopping:
+        fate = "the stop goes on there"
     return f"{signal_name(number)}: detached from the node {node}, {fate}"
 
 

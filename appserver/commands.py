@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import final
 
@@ -30,9 +31,23 @@ def resolve_command(word: str, environment: Mapping[str, str], allow: Iterable[s
     _check(path)
     patterns = tuple(allow)
     real = os.path.realpath(path)
-    if patterns and not any(fnmatch.fnmatchcase(real, pattern) for pattern in patterns):
+    if patterns and not any(fnmatch.fnmatchcase(real, _resolved(pattern)) for pattern in patterns):
         raise CommandError("rule", f"{path!r} may not be started: no 'allow' rule of this guest matches {real!r}")
     return path
+
+
+def _resolved(pattern: str) -> str:
+    """Resolve links in the part of a pattern before its first wildcard: `/bin/*` means `/usr/bin/*` where those are
+    one.
+    """
+    plain = re.match(r"[^*?\[]*", pattern)
+    assert plain is not None
+    if plain.group() == pattern:
+        return os.path.realpath(pattern)
+    directory, start = os.path.split(plain.group())
+    if not directory:
+        return pattern
+    return os.path.join(os.path.realpath(directory), start) + pattern[plain.end() :]
 
 
 def _find(word: str, environment: Mapping[str, str]) -> str:

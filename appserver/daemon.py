@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
@@ -102,7 +103,9 @@ class _Daemon:
                     nursery.start_soon(self._listener.accept, sock, sessions)
 
     def say_ready(self, sockets: list[trio.SocketListener]) -> None:
-        self._report.info(f"cmappserver {VERSION} started, {self._supervisor.count_active()} applications found again")
+        found = self._supervisor.count_active()
+        what = "1 application" if found == 1 else f"{found} applications"
+        self._report.info(f"cmappserver {VERSION} started, {what} found again")
         for sock in sockets:
             name = sock.socket.getsockname()
             self._report.info(f"listening on {address_of(name)} port {name[1]}")
@@ -130,7 +133,7 @@ class _Daemon:
         heeding.cancel()
 
     async def _reload(self) -> None:
-        notify("RELOADING=1", f"MONOTONIC_USEC={int(trio.current_time() * 1e6)}")
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             settings = self._reread()
             trust = await trio.to_thread.run_sync(load_trust, settings)

@@ -263,6 +263,11 @@ class PortableProcesses:
         else:
             self._early_terms[run_id] = terms
 
+    def forget(self, run_id: str) -> None:
+        """Drop orders that were kept for a run that will never be followed."""
+        self._early_stops.pop(run_id, None)
+        self._early_terms.pop(run_id, None)
+
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Ask psutil what a main process uses."""
         used = used_by(pid, start_ticks) if start_ticks is not None else None

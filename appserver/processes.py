@@ -46,5 +46,8 @@ class Processes(Protocol):
     def set_terms(self, run_id: str, terms: Terms) -> None:
         """Say what becomes of survivors of a run that is being followed."""
 
+    def forget(self, run_id: str) -> None:
+        """Drop orders for a run that will never be followed, since it could not even be recorded."""
+
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Tell what a main process uses; None where it has ended."""

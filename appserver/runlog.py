@@ -87,7 +87,7 @@ def trim(path: str, max_bytes: int) -> bool:
 
 
 def tail(path: str, lines: int) -> list[str]:
-    """Read the last `lines` lines of a log, `MAX_TAIL_BYTES` of UTF-8 at most; what is not UTF-8 is replaced.
+    """Read the last `lines` lines of a log, `MAX_TAIL_BYTES` of UTF-8 at most; what is not UTF-8 is escaped.
 
     A log that cannot be read has no lines.
     """
@@ -106,11 +106,11 @@ def tail(path: str, lines: int) -> list[str]:
         found.pop()
     if start and len(found) > 1:
         del found[0]
-    return _within_bound([line.decode("utf-8", "replace") for line in found[-lines:]])
+    return _within_bound([line.decode("utf-8", "backslashreplace") for line in found[-lines:]])
 
 
 def _within_bound(lines: list[str]) -> list[str]:
-    # A byte that is not UTF-8 has become three, so what was within the bound may not be any more: the newest stays.
+    # A byte that is not UTF-8 has become four, so what was within the bound may not be any more: the newest stays.
     room = MAX_TAIL_BYTES
     kept: list[str] = []
     for line in reversed(lines):

@@ -81,7 +81,6 @@ class Run:
     stop_ordered: bool = False
     gone: bool = False
     waiting: list[tuple[Watcher, str, Terms]] = field(default_factory=list)
-    previous: tuple[str, Outcome] | None = None
     starter: Watcher | None = None
 
 
@@ -247,11 +246,11 @@ class Services:
         return self._join(run, watcher, terms)
 
     def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
-        """A manager wants a run stopped."""
-        run = self.find(run_id)
+        """A manager wants a run stopped; one that still waits for a stop takes part in that one."""
+        run = self.find(run_id) or self._waited_for(run_id)
         if run is None:
-            self._drop_waiting(lambda entry: entry[1] == run_id)
             return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
+        self._drop_waiting(lambda entry: entry[1] == run_id)
         if run.phase is Phase.ENDED:
             return self._join(run, watcher, None)
         run.watchers[watcher] = None
@@ -337,7 +336,7 @@ class Services:
                 f"{service.describe()} was not started"
             )
             return [TellRefused(watcher, "limit", text)]
-        run = Run(run_id, service, starter=watcher, previous=self._uncollected(service))
+        run = Run(run_id, service, starter=watcher)
         run.watchers[watcher] = None
         self._runs[run_id] = run
         self._current[service] = run
@@ -364,15 +363,19 @@ class Services:
     def _running(self, run: Run, watcher: Watcher) -> TellRunning:
         if watcher != run.starter:
             return TellRunning(watcher, run, attached=True)
-        earlier = self._runs.get(run.previous[0]) if run.previous else None
-        previous = run.previous if earlier is not None and not earlier.collected else None
-        return TellRunning(watcher, run, attached=False, previous=previous)
+        return TellRunning(watcher, run, attached=False, previous=self._uncollected(run.service))
 
     def _uncollected(self, service: Service) -> tuple[str, Outcome] | None:
+        """Find the latest outcome of a service that nobody has; newer ones that somebody has do not hide it."""
         for run in reversed(self._ended.values()):
-            if run.service == service:
-                return (run.run_id, run.outcome) if run.outcome is not None and not run.collected else None
+            if run.service == service and run.outcome is not None and not run.collected:
+                return run.run_id, run.outcome
         return None
+
+    def _waited_for(self, run_id: str) -> Run | None:
+        """Find the run that stands in the way of one that was asked for."""
+        waited_for = (run for run in self._current.values() if any(entry[1] == run_id for entry in run.waiting))
+        return next(waited_for, None)
 
     def _drop_waiting(self, matches: _EntryTest) -> None:
         for run in self._current.values():

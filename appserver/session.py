@@ -261,7 +261,7 @@ class Session:
         elif run is not None and run.phase is Phase.ENDED and run.outcome is not None:
             self._tell_ended(seq, run.run_id, run.outcome, run.log_path)
         elif run is None:  # it waits for another run of the service to be stopped
-            self._say(Status(seq, self._run_id, "starting", None, None, None, None, None))
+            self._say(Status(seq, self._run_id, "stopping", None, None, None, None, None))
         else:
             usage = self._supervisor.usage(run)
             self._say(

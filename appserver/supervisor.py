@@ -149,17 +149,21 @@ class Supervisor:
         try:
             request = await self._prepare(launch)
         except CommandError as error:
-            self._apply(self._table.not_started(run_id, error.code, str(error)))
+            self._refuse(run_id, error.code, str(error))
         except ServiceError as error:
-            self._apply(self._table.not_started(run_id, "bad-service", str(error)))
+            self._refuse(run_id, "bad-service", str(error))
         except RecordError as error:
             text = f"{launch.service.describe()} was not started, since it cannot be recorded: {error}"
-            self._apply(self._table.not_started(run_id, "storage", text))
+            self._refuse(run_id, "storage", text)
         else:
             run = self._table.find(run_id)
             assert run is not None
             run.log_path = request.log_path
             await self._follow(run_id)
+
+    def _refuse(self, run_id: str, code: str, text: str) -> None:
+        self._processes.forget(run_id)
+        self._apply(self._table.not_started(run_id, code, text))
 
     async def _prepare(self, launch: Launch) -> Request:
         """Find the program, make the log and the record. Raises CommandError, ServiceError, RecordError."""
@@ -278,6 +282,9 @@ class Supervisor:
         run.stop_ordered = state.stop is not None and run.phase is not Phase.ENDED
         run.clearing = alive and run.phase is Phase.ENDED and state.stop is not None
         self._apply(self._table.restore(run, aliases))
+        if run.outcome is not None and not run.collected:
+            how = describe(run.outcome)
+            self._report.info(f"{run.service.describe()}, run {run.run_id}, {how}: no manager has collected that yet")
         if alive:
             what = "an application that runs" if run.phase is not Phase.ENDED else "what is left of an application"
             self._report.info(f"found again {what}: {run.service.describe()}, run {run.run_id}, pid {run.pid}")

@@ -60,6 +60,10 @@ class WaitedProcesses:
             self._followers[run_id] = Follower(self._records.get(run_id), self._launching)
         return self._followers[run_id]
 
+    def forget(self, run_id: str) -> None:
+        """Drop orders that were kept for a run that will never be followed."""
+        self._followers.pop(run_id, None)
+
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         """Read what a main process uses."""
         stat = process_stat(pid)

@@ -119,7 +119,7 @@ class Waiter:
             self._trim()
             if self._is_done(childless=childless):
                 self._trim(now=True)  # what was written since the last look; nobody looks after us
-                self._write(gone=True)
+                self._write(gone=True, outcome=self._final_outcome())
 
     def _record_pid(self, pid: int) -> None:
         stat = process_stat(pid)
@@ -251,6 +251,15 @@ class Waiter:
         if stop is None and state.survivors == "stop" and account.survivors:
             stop = StopOrder("the survivors policy", time.monotonic() + state.stop_timeout_seconds)
         self._write(phase="ended", outcome=replace(outcome, account=account), stop=stop)
+
+    def _final_outcome(self) -> Outcome | None:
+        """Give the outcome as it is told after a stop: whoever lived on when the main process ended does not any
+        more.
+        """
+        outcome = self._file.state.outcome
+        if outcome is None or outcome.account.stopped_by is None:
+            return outcome
+        return replace(outcome, account=replace(outcome.account, survivors=0))
 
     def _may_have_survivors(self) -> bool:
         if self._pidfd is not None:

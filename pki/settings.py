@@ -106,14 +106,22 @@ def _read_bytes(path: str) -> bytes:
 def _decode(data: bytes, path: str) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise SettingsError(f"{path}:1: the file is UTF-16: save it as UTF-8")
+    # A comment may be in any encoding: the old files are older than UTF-8 on their hosts.
+    lines = [b"#" if line.lstrip().startswith(b"#") else line for line in data.split(b"\n")]
     try:
-        return data.decode("utf-8-sig")
+        return b"\n".join(lines).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        for number, line in enumerate(lines, 1):
+            _require_utf8(line, f"{path}:{number}")
+        raise
+
+
+def _require_utf8(line: bytes, where: str) -> None:
+    try:
+        line.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start)
-        key = data.split(b"\n")[line].partition(b"=")[0].strip().decode("ascii", "replace")
-        raise SettingsError(
-            f"{path}:{line + 1}: {key!r:.60} has bytes that are not UTF-8: save the file as UTF-8"
-        ) from error
+        key = line.partition(b"=")[0].strip().decode("ascii", "replace")
+        raise SettingsError(f"{where}: {key!r:.60} has bytes that are not UTF-8: save the file as UTF-8") from error
 
 
 def parse_document(text: str, path: str, *, sections: bool) -> Document:

@@ -113,3 +113,12 @@ def test_a_rule_is_for_the_path_with_all_links_resolved(tmp_path: Path) -> None:
     root = os.path.realpath(tmp_path)
     assert refusal(str(link), allow=(f"{root}/allowed/*",))[0] == "rule"
     assert resolve_command(str(link), {}, (f"{root}/real/*",)) == str(link)
+
+
+def test_links_in_a_rule_are_resolved_too(tmp_path: Path) -> None:
+    path = program(tmp_path / "real" / "app")
+    (tmp_path / "merged").symlink_to(tmp_path / "real")
+    (tmp_path / "app").symlink_to(path)
+    for rule in (f"{tmp_path}/merged/*", f"{tmp_path}/merged/a*", f"{tmp_path}/app"):
+        assert resolve_command(path, {}, (rule,)) == path
+    assert refusal(path, allow=(f"{tmp_path}/merged/b*",))[0] == "rule"

@@ -461,8 +461,8 @@ def test_an_accepted_stop_is_waited_for_and_only_watched_after_a_reconnection() 
     assert sent(manager.connected(13.0)) == [Watch(3, OWN, "leave", 30.0, 20)]
     manager.received(running(re=3), 13.1)
     manager.disconnected("broke", 14.0)
-    assert manager.tick(50.9) == []
-    actions = manager.tick(51.0)
+    assert manager.tick(46.9) == []
+    actions = manager.tick(47.0)
     assert finish(actions) == 1
     assert "accepted the stop" in logged(actions)
 
@@ -522,3 +522,28 @@ def test_a_stop_that_is_refused_ends_it_with_the_failure_status() -> None:
     manager = at_work(STOPPING_OPTIONS)
     manager.signalled(15, 10.0)
     assert finish(manager.received(Refused(2, "storage", "disk full"), 10.1)) == 1
+
+
+def test_survivors_that_are_to_be_stopped_are_not_said_to_live_on() -> None:
+    manager = at_work(replace(OPTIONS, survivors="stop"))
+    assert "2 descendants are being stopped" in logged(
+        manager.received(Ended(None, OWN, Exited(0, Account(survivors=2))), 1.0)
+    )
+
+
+def test_waiting_for_the_stop_of_an_earlier_run_is_logged_once() -> None:
+    manager = in_contact()
+    (poll,) = sent(manager.tick(manager.deadline()))
+    assert isinstance(poll, Poll)
+    status = Status(poll.seq, OWN, "stopping", None, None, None, None, None)
+    assert "is being stopped, waiting" in logged(manager.received(status, 6.0))
+    assert manager.received(status, 7.0) == []
+
+
+def test_a_second_signal_after_an_accepted_stop_says_that_the_stop_goes_on() -> None:
+    manager = at_work(STOPPING_OPTIONS)
+    manager.signalled(15, 10.0)
+    manager.received(Stopping(2, OWN), 11.0)
+    actions = manager.signalled(15, 12.0)
+    assert finish(actions) == 143
+    assert "the stop goes on there" in logged(actions)

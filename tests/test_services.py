@@ -328,14 +328,33 @@ def test_stopping_what_has_ended_gives_its_outcome(table: Services) -> None:
     assert table.ask_stop(A, "r1", "a", 5) == [TellEnded(A, "r1", Exited(7))]
 
 
-def test_stopping_what_nobody_knows_is_lost_and_prevents_a_start_that_waits(table: Services) -> None:
-    running(table)
-    table.ask_stop(A, "r1", "a", 5)
-    table.ask_run(B, "r2", PING, TERMS)
+def test_stopping_what_nobody_knows_is_lost(table: Services) -> None:
     (ended,) = table.ask_stop(B, "r2", "b", 5)
     assert isinstance(ended, TellEnded)
     assert isinstance(ended.outcome, Lost)
-    assert Launch not in map(type, end(table))
+
+
+def test_whoever_waits_for_a_stop_and_wants_one_takes_part_in_it(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 15)
+    table.ask_run(B, "r2", PING, TERMS)
+    assert table.ask_stop(B, "r2", "b", 1) == [OrderStop("r1", "b", 1)]
+    assert told(table.stop_accepted("r1"), B) == [TellStopping(B, "r1")]
+    effects = end(table, outcome=Signaled(15))
+    assert told(effects, B) == [TellEnded(B, "r1", Signaled(15))]
+    assert Launch not in map(type, effects)
+
+
+def test_an_outcome_that_nobody_has_is_not_hidden_by_a_newer_one_that_somebody_has(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(31))
+    table.leave(A)
+    running(table, "r2")
+    table.leave(A)  # what it was told got lost with its connection
+    end(table, "r2", outcome=Exited(0))
+    table.acknowledge("r2")
+    run = start(table, "r3")
+    assert execute(table, "r3") == [TellRunning(A, run, attached=False, previous=("r1", Exited(31)))]
 
 
 def test_a_stop_is_completed_even_if_whoever_asked_has_left(table: Services) -> None:

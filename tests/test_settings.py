@@ -78,6 +78,28 @@ def test_a_fault_before_any_header_is_an_error_for_every_node(tmp_path: Path, li
         load_node_settings(write(tmp_path, line), "g1")
 
 
+def test_a_bad_value_for_every_node_is_an_error_also_where_the_node_has_its_own(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"f\.conf:1: port: "):
+        load_node_settings(write(tmp_path, "port=x\ng1:port=7\n"), "g1")
+
+
+def test_a_node_without_a_section_is_said_to_have_none_where_others_have_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "port=7\ng1:address=10.0.0.1\n")
+    (warning,) = load_node_settings(path, "g2").warnings
+    assert "no section 'g2:'" in warning
+    assert load_node_settings(path, "g1").warnings == ()
+    assert load_node_settings(write(tmp_path, "port=7\n"), "g2").warnings == ()
+
+
+def test_a_comment_may_be_in_any_encoding_but_a_value_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "f.conf"
+    path.write_bytes(b"# gr\xfc\xdfe\nport=7\n")
+    assert load_node_settings(str(path), "g1").port == 7
+    path.write_bytes(b"# gr\xfc\xdfe\ntrustStore=/\xfc\n")
+    with pytest.raises(SettingsError, match=r"f\.conf:2: 'trustStore' has bytes that are not UTF-8"):
+        load_node_settings(str(path), "g1")
+
+
 def test_a_named_file_that_does_not_exist_is_an_error_for_both_programs(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="does not exist"):
         load_node_settings(str(tmp_path / "absent"), "g1")

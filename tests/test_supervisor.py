@@ -39,6 +39,7 @@ class FakeProcesses:
     """Follows what it is told to; the test tells what becomes of it."""
 
     def __init__(self) -> None:
+        self.forgotten: list[str] = []
         self.orders: list[tuple[object, ...]] = []
         self.followed: dict[str, tuple[Callable[[State], None], Callable[[], None]]] = {}
         self.breaks: dict[str, Exception] = {}
@@ -61,6 +62,9 @@ class FakeProcesses:
 
     def set_terms(self, run_id: str, terms: Terms) -> None:
         self.orders.append(("terms", run_id, terms))
+
+    def forget(self, run_id: str) -> None:
+        self.forgotten.append(run_id)
 
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
         return Usage(float(pid), start_ticks or 0)

@@ -54,6 +54,9 @@ class Patient:
     def finish(self) -> None:
         Path(f"{self.path}.go").touch()
 
+    def wait_started(self) -> None:
+        wait_until(Path(f"{self.path}.starts").exists, "the start of the application's own code")
+
     def starts(self) -> int:
         return len(Path(f"{self.path}.starts").read_text().splitlines())
 
@@ -331,6 +334,7 @@ def test_guest_without_state_after_a_reboot_reports_lost(guest: Guest) -> None:
     app = Patient(guest)
     manager = guest.manager(*app.service)
     pid = manager.wait_started()
+    app.wait_started()
     guest.kill_server()
     for victim in (guest.waiter_pid(pid), pid):
         os.kill(victim, signal.SIGKILL)

@@ -26,9 +26,11 @@ SIGNALS = [
 ]
 
 OF_PROGRAMS = ~(0b11 << 31)
-OF_PYTHON = ~(1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
 """Without signals 32 and 33: they are glibc's own, its posix_spawn (make uses it) leaves them ignored in the whole tree
 below, and it lets nobody set them."""
+
+OF_PYTHON = ~(1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
+"""Without those that Python ignores for itself."""
 
 INVENTORY = """
 import json, os, signal, sys

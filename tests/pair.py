@@ -28,6 +28,11 @@ PATIENCE_SECONDS = 40
 
 NODE = "g1"
 
+MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""What a process needs to be measured: nothing, unless the tests are."""
+
+SERVER = [str(Path(__file__).with_name("covered_server.py"))] if MEASURED else ["-m", "appserver"]
+
 _NUMBERS = itertools.count(1)
 """Managers are started by several threads at once; each needs a log of its own."""
 
@@ -44,7 +49,7 @@ class Manager:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={},
+                env=MEASURED,
                 cwd="/",
                 start_new_session=True,
             )
@@ -117,11 +122,11 @@ class Guest:
         before = len(self.server_log)
         with (self.directory / "server.log").open("ab") as log:
             self.server = subprocess.Popen(
-                [sys.executable, "-m", "appserver", "--config", str(self.server_config), "--port", str(self.port)],
+                [sys.executable, *SERVER, "--config", str(self.server_config), "--port", str(self.port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.environment,
+                env=None if self.environment is None else self.environment | MEASURED,
                 cwd="/",
             )
         match = wait_for_match(lambda: self.server_log[before:], r"listening on 127\.0\.0\.1 port (\d+)")
@@ -171,7 +176,8 @@ class Guest:
                 manager.signal(signal.SIGKILL)
             manager.process.wait()
         if self.server is not None and self.server.poll() is None:
-            self.kill_server()
+            self.server.terminate() if MEASURED else self.server.kill()  # one that is killed leaves no measurements
+            self.server.wait(PATIENCE_SECONDS)
         with contextlib.suppress(OSError, ValueError, IndexError):
             kill_tree(int((self.state_dir / "launcher.lock").read_text().split()[0]))
         for record in self.records.all() if self.state_dir.exists() else []:

@@ -198,7 +198,6 @@ def _watch(
         settings.address,
         options.port or settings.port,
         unlocking.result(),
-        trust_store=settings.keys.trust_store,
         handshake_seconds=min(HANDSHAKE_SECONDS, attempt_seconds),
         silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
     )
@@ -214,6 +213,7 @@ def _watch(
             signals=early.numbers,
             early=early,
             greeting_seconds=min(GREETING_SECONDS, attempt_seconds),
+            reminders=dialer.reminders,
         )
 
     early.collect()

@@ -7,6 +7,7 @@ server: a failed contact like any other (contract, section 1).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -19,7 +20,9 @@ from typing import TypeAlias, cast, final
 
 import trio
 
-from pki.contexts import Material, PeerRefused, client_context, judge_peer
+from pki.contexts import Material, PeerRefused, client_context, heed_dates, judge_peer
+from pki.expiry import Reminder, Watched, watched_in, watched_peer
+from pki.refusals import explain_failure, explain_tls, presented
 
 RESOLVE_SECONDS = 10.0
 """For a name to be looked up: two tries of the resolver at one name server. A slower look-up is left behind in its
@@ -33,6 +36,9 @@ MAX_ADDRESSES = 8
 
 HANDSHAKE_SECONDS = 10.0
 """The server's bound is the same."""
+
+ALERT_SECONDS = 1.0
+"""For the server to take our refusal, which is some bytes into its kernel's buffer."""
 
 KEEPALIVE_PROBES = 3
 """Lost in a row before the kernel gives an idle connection up."""
@@ -51,10 +57,9 @@ class ContactError(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A stream to the server, who has proved to hold the right key; `warning` is about that key's dates."""
+    """A stream to the server, who has proved to hold the right key."""
 
     stream: trio.abc.Stream
-    warning: str | None = None
 
 
 @final
@@ -68,7 +73,6 @@ class Dialer:
         port: int,
         material: Material,
         *,
-        trust_store: str,
         handshake_seconds: float,
         silence_seconds: float,
     ) -> None:
@@ -79,7 +83,6 @@ class Dialer:
             address: host name or address to connect to.
             port: the server's port.
             material: the opened stores.
-            trust_store: its path, for messages.
             handshake_seconds: how long the handshake may take, at most `HANDSHAKE_SECONDS`.
             silence_seconds: after which the kernel takes the peer for dead.
 
@@ -90,10 +93,12 @@ class Dialer:
         self._address = address
         self._port = port
         self._material = material
-        self._trust_store = trust_store
         self._handshake_seconds = handshake_seconds
         self._silence_seconds = silence_seconds
         self._context = client_context(material)
+        self._watched = watched_in(material, "the server")
+        self._peer: tuple[Watched, ...] = ()
+        self._reminder = Reminder()
 
     async def dial(self) -> Contact:
         """Make one attempt over all addresses. Raises `ContactError`. Cancellation closes what was opened."""
@@ -103,6 +108,10 @@ class Dialer:
         except BaseException:
             await trio.aclose_forcefully(transport)
             raise
+
+    def reminders(self) -> list[str]:
+        """Give what is to be said now about certificates near their end, ours and the server's; each once a day."""
+        return self._reminder.due([*self._watched, *self._peer], time.time(), time.monotonic())
 
     async def _connect(self) -> trio.SocketStream:
         reason = f"{self._address!r} has no address"
@@ -152,12 +161,14 @@ class Dialer:
 
     async def _secure(self, transport: trio.SocketStream) -> Contact:
         """Shake hands and judge the server's key."""
+        heed_dates(self._context, self._material, time.time())
         stream = trio.SSLStream(transport, self._context, server_hostname=None, https_compatible=False)
         with trio.move_on_after(self._handshake_seconds) as scope:
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as error:
-                raise ContactError(explain(error, self._trust_store)) from error
+                await _send_alert(stream, transport)
+                raise ContactError(self._explain_handshake(error, stream)) from error
         if scope.cancelled_caught:
             raise ContactError(f"the TLS handshake took longer than {self._handshake_seconds:g} s")
         der = cast("bytes", stream.getpeercert(binary_form=True))
@@ -165,25 +176,40 @@ class Dialer:
         try:
             peer = judge_peer(self._material, der, certificate, name=self._node, now_unix=time.time())
         except PeerRefused as error:
+            with trio.move_on_after(ALERT_SECONDS):
+                await stream.aclose()
             raise ContactError(f"the key of the peer is not that of the node: {error}") from error
-        return Contact(stream, peer.warning)
+        self._peer = () if peer.alias else watched_peer("the certificate of the server", der)
+        return Contact(stream)
+
+    def _explain_handshake(self, error: trio.BrokenResourceError, stream: trio.SSLStream[trio.SocketStream]) -> str:
+        shown = presented(stream._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return explain_failure(cause, shown, self._material, "server", time.time())
+        return explain(error)
 
 
-def explain(error: BaseException, trust_store: str | None = None) -> str:
+async def _send_alert(stream: trio.SSLStream[trio.SocketStream], transport: trio.SocketStream) -> None:
+    """Tell the server why, so that its log can: trio raises without sending what OpenSSL has ready."""
+    pending = stream._outgoing.read()  # noqa: SLF001  (trio offers no other way)
+    if pending:
+        with trio.move_on_after(ALERT_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+            await transport.send_all(pending)
+
+
+def explain(error: BaseException) -> str:
     """Give the reason behind an error of the system, of TLS or of trio, as one line for the log."""
     cause = error
     while isinstance(cause, trio.BrokenResourceError) and cause.__cause__ is not None:
         cause = cause.__cause__
     match cause:
-        case ssl.SSLCertVerificationError():
-            where = f"the trust store {trust_store}" if trust_store else "the trust store"
-            return f"the server's key is not in {where}: {cause.verify_message}"
         case ssl.SSLEOFError():
             return "the server closed the connection without a word"
         case ssl.SSLError() if "UNEXPECTED_EOF" in (cause.reason or ""):
             return "the server closed the connection without a word"
         case ssl.SSLError():
-            return _explain_tls(cause.reason or str(cause))
+            return explain_tls(cause, "server")
         case socket.gaierror():
             return f"{cause.strerror} (errno:{cause.errno})"
         case OSError() if cause.errno is not None:
@@ -193,16 +219,3 @@ def explain(error: BaseException, trust_store: str | None = None) -> str:
             return "the connection broke"
         case _:
             return f"{type(cause).__name__}: {cause}"
-
-
-def _explain_tls(reason: str) -> str:
-    """Say in words what OpenSSL calls `TLSV1_ALERT_UNKNOWN_CA` and the like."""
-    words = reason.lower().replace("_", " ")
-    _, alert, name = words.partition(" alert ")
-    if alert and ("certificate" in name or "unknown ca" in name):
-        return (
-            f"the guest does not accept our key: does its trust store hold this host's certificate? (TLS alert: {name})"
-        )
-    if alert:
-        return f"the server broke the handshake off (TLS alert: {name})"
-    return f"TLS error: {words}"

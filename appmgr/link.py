@@ -20,6 +20,7 @@ import trio
 from appmgr.dial import Contact, ContactError, explain
 from appserver.messages import Greeting, Hello, ManagerMessage, Refused, ServerMessage
 from appserver.protocol import CLOSED, NEED_DATA, Connection, ProtocolError, choose_version
+from appserver.report import printable
 
 GREETING_SECONDS = 10.0
 """From the handshake to the server's greeting. A frozen guest accepts connections in its kernel and says nothing."""
@@ -44,9 +45,7 @@ READ_BYTES = 65536
 @final
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The server has greeted and the hello is on its way; `warning` is about its key."""
-
-    warning: str | None
+    """The server has greeted and the hello is on its way."""
 
 
 @final
@@ -186,6 +185,9 @@ class Link:
                         return message
                     text = f"it speaks the protocol versions {message.versions!r}, and none that is known here"
                     await self._events.send(Received(Refused(None, "version", text)))
+                case Refused(code="certificate"):
+                    # Not final: keys may be changed at any moment, like those that TLS refuses by an alert.
+                    raise ContactError(f"the guest does not accept our key: {printable(message.text)}")
                 case Refused():
                     await self._events.send(Received(message))
                 case _:
@@ -211,7 +213,7 @@ class Link:
             async with trio.open_nursery() as conversation:
                 self._conversation = conversation.cancel_scope
                 conversation.start_soon(ending, lambda: self._pump_out(contact.stream, protocol, to_send))
-                await self._events.send(Connected(contact.warning))
+                await self._events.send(Connected())
                 await ending(lambda: self._pump_in(contact.stream, protocol))
         finally:
             self._outgoing = self._conversation = None

@@ -67,9 +67,6 @@ OWN_PAUSE_SECONDS = 2.0
 """A tick later than this means that this process stood still, not the server. What has arrived meanwhile is still to be
 read, so the time for one more answer is granted before the silence counts."""
 
-PEER_WARNING_SECONDS = 86400.0
-"""A warning about the server's key is logged once a day, however often contact is made."""
-
 SIGHUP, SIGTERM = 1, 15
 
 
@@ -124,7 +121,6 @@ class Manager:
         self._lost_contact_at: float | None = None
         self._failure_logged = False
         self._last_reason: str | None = None
-        self._peer_warning_at: float | None = None
         # What was asked over the connection there is, by number; None where nothing waits for an answer.
         self._run_seq: int | None = None
         self._stop_seq: int | None = None
@@ -155,19 +151,15 @@ class Manager:
             return self._give_up_at
         return min(self._give_up_at, self._polled_at + self._poll_wait())
 
-    def connected(self, now: float, warning: str | None = None) -> list[Action]:
-        """The server has greeted and has our hello. `warning` is about its key."""
-        actions: list[Action] = []
-        if warning and (self._peer_warning_at is None or now - self._peer_warning_at >= PEER_WARNING_SECONDS):
-            self._peer_warning_at = now
-            actions.append(Log("warning", warning))
+    def connected(self, now: float) -> list[Action]:
+        """The server has greeted and has our hello."""
         if not self._ever_connected:
             self._ever_connected = True
             self._answered(now)
         self._connected = True
         self._polled_at = now
         self._poll_seq = self._stop_seq = None
-        return actions + self._ask()
+        return self._ask()
 
     def received(self, message: ServerMessage, now: float) -> list[Action]:
         """Handle a message of the server."""

@@ -11,6 +11,7 @@ from appmgr.link import CLOSE_SECONDS, Connected, ContactFailed, Dial, Disconnec
 from appmgr.manager import Action, Finish, Log, Manager, Reconnect, Send
 from appserver.messages import Hello
 from appserver.report import Level
+from pki.expiry import CHECK_SECONDS
 
 
 class Logger(Protocol):
@@ -36,6 +37,7 @@ async def watch(
     signals: Sequence[int],
     early: PendingSignals,
     greeting_seconds: float,
+    reminders: Callable[[], Sequence[str]],
 ) -> int:
     """Drive `manager` until it finishes, and give the exit status.
 
@@ -47,6 +49,7 @@ async def watch(
         signals: which signals to hear.
         early: the signals that came before.
         greeting_seconds: how long an attempt waits for the greeting.
+        reminders: gives what is to be said now about keys that come near their end; asked every `CHECK_SECONDS`.
     """
     # No buffer: see `link`.
     to_loop, events = trio.open_memory_channel[LinkEvent | int](0)
@@ -58,12 +61,19 @@ async def watch(
                 async for number in heard:
                     await to_loop.send(number)
 
+            async def remind() -> None:
+                while True:
+                    for line in reminders():
+                        logger.log("warning", line)
+                    await trio.sleep(CHECK_SECONDS)
+
             actions = manager.opening()
             for number in early.take_over():
                 actions += manager.signalled(number, trio.current_time())
             status = _carry_out(actions, link, logger)
             if status is None:
                 services.start_soon(hear)
+                services.start_soon(remind)
                 services.start_soon(link.run)
                 status = await _drive(manager, link, events, logger)
                 await _leave(link)
@@ -88,8 +98,8 @@ async def _drive(
 def _handle(manager: Manager, event: LinkEvent | int) -> list[Action]:
     now = trio.current_time()
     match event:
-        case Connected(warning):
-            return manager.connected(now, warning)
+        case Connected():
+            return manager.connected(now)
         case Received(message):
             return manager.received(message, now)
         case Disconnected(reason):

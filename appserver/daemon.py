@@ -99,6 +99,7 @@ class _Daemon:
     ) -> None:
         with accepting:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listener.watch_dates)
                 for sock in sockets:
                     nursery.start_soon(self._listener.accept, sock, sessions)
 

@@ -3,7 +3,11 @@
 A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and
 number; where a bound is reached the oldest one gives way. One that is refused gets the TLS alert that says why: trio
 raises without sending what OpenSSL has ready, so that is done here, and the connection then lingers until the peer has
-read it.
+read it. Where only our own judgement after the handshake refuses, it is too late for an alert: the peer is told by a
+message in place of the greeting.
+
+Every refusal is logged, but a peer that tries again and again, as a manager with a wrong key does, costs one line for
+each address, kind of refusal and minute; what was held back is counted and said when the minute is over.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ from appserver.report import Report
 from appserver.session import PeerName, Session
 from appserver.sockets import address_of, keep_honest
 from appserver.supervisor import Supervisor
-from pki.contexts import Material, PeerRefused, judge_peer
+from pki.contexts import Material, PeerRefused, heed_dates, judge_peer
+from pki.der import fingerprint
+from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
+from pki.refusals import NO_TLS_REASONS, explain_failure, is_alert, kind_of_failure, presented
 
 HANDSHAKE_SECONDS = 10.0
 """The contract's bound; TLS 1.3 takes two round trips, and a guest that swaps perhaps a second."""
@@ -37,7 +44,11 @@ SESSIONS_PER_PROCESS = 4
 """A migrated guest has the managers of two hosts for a while, and an administrator may watch too."""
 
 REFUSAL_LOG_SECONDS = 60.0
-"""One line for each address and minute about refused peers."""
+"""One line for each address, kind of refusal and minute about refused peers."""
+
+NO_TLS_ALERT = bytes.fromhex("15 0303 0002 02 46")
+"""A fatal alert, `protocol_version`, as a record in the clear (RFC 8446, section 5.1), for a peer whose first bytes
+were no TLS. OpenSSL has nothing to say to such a one; a bare end of stream would look like an outage."""
 
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 65536
@@ -76,6 +87,11 @@ class _Guest:
     pinned: bool
     """Let in since its own certificate is in the trust store, not one that issued it."""
 
+    @property
+    def watched(self) -> tuple[Watched, ...]:
+        """Its certificate, where that is in no store of ours."""
+        return () if self.pinned else watched_peer(f"the certificate of {self.session}", self.der)
+
 
 @final
 class Listener:
@@ -88,6 +104,8 @@ class Listener:
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
         self._half_open: HalfOpen[trio.CancelScope] = HalfOpen(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS)
         self._refusals = RateLimit(REFUSAL_LOG_SECONDS)
+        self._watched = watched_in(trust.material, "a manager")
+        self._reminder = Reminder()
         self._peers_gone = 0
         self._guests: set[_Guest] = set()
         self._empty = trio.Event()
@@ -107,9 +125,30 @@ class Listener:
                 else:
                     sessions.start_soon(self._serve_peer, stream)
 
+    async def watch_dates(self) -> None:
+        """Warn of certificates near their end, at once and then once a day, and tell of refusals held back.
+
+        Runs until cancelled.
+        """
+        while True:
+            self._remind()
+            self._tell_held_back(trio.current_time())
+            await trio.sleep(CHECK_SECONDS)
+
+    def _remind(self) -> None:
+        watched = [*self._watched, *(each for guest in self._guests for each in guest.watched)]
+        for line in self._reminder.due(watched, time.time(), time.monotonic()):
+            self._report.warning(line)
+
+    def _tell_held_back(self, now: float) -> None:
+        for key, held_back in self._refusals.overdue(now):
+            self._report.warning(f"{key}: {held_back} more since the last line about it")
+
     def reload(self, trust: Trust, max_processes: int) -> None:
         """Use other keys from the next connection on; name those who would be refused then."""
         self._trust = trust
+        self._watched = watched_in(trust.material, "a manager")
+        self._remind()
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
         for guest in self._guests:
             reason = _refusal(guest, trust.material)
@@ -120,6 +159,7 @@ class Listener:
     async def drain(self, reason: str) -> None:
         """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""
         self._goodbye = reason
+        self._tell_held_back(math.inf)
         if self._guests:
             self._empty = trio.Event()
             for guest in self._guests:
@@ -153,34 +193,36 @@ class Listener:
 
     async def _admit(self, stream: trio.SocketStream, address: str) -> _Guest | None:
         """Shake hands; None where the peer is refused, which it has been told as far as it listens."""
-        tls = trio.SSLStream(stream, self._trust.context, server_side=True)
-        material = self._trust.material
+        trust = self._trust
+        heed_dates(trust.context, trust.material, time.time())
+        tls = trio.SSLStream(stream, trust.context, server_side=True)
         with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS) as stranger:
             self._make_room(stranger, address)
             try:
                 await tls.do_handshake()
             except trio.BrokenResourceError as error:
-                self._log_refusal(address, _tls_reason(error))
-                await self._send_alert(tls, stream)
+                self._log_broken_handshake(address, error, tls, trust.material)
+                await self._send_alert(tls, stream, error.__cause__)
                 return None
             finally:
                 self._half_open.leave(stranger)
         if stranger.cancelled_caught:
             late = trio.current_time() >= stranger.deadline
-            self._log_refusal(
-                address, f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one"
-            )
+            reason = f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one"
+            self._log_refusal(address, "silent" if late else "crowded", reason)
             return None
+        return await self._judge(tls, address, trust.material)
+
+    async def _judge(self, tls: trio.SSLStream[trio.SocketStream], address: str, material: Material) -> _Guest | None:
+        """Decide about a peer that has proved to hold the key of a certificate that OpenSSL accepts."""
         der, certificate = tls.getpeercert(binary_form=True), tls.getpeercert()
+        session = Session(tls, self._supervisor, self._report, PeerName(address, fingerprint(der)))
         try:
             peer = judge_peer(material, der, certificate, name=None, now_unix=time.time())
         except PeerRefused as error:
-            self._log_refusal(address, str(error))
-            await trio.aclose_forcefully(tls)
+            self._log_refusal(address, "certificate", str(error))
+            await session.refuse("certificate", str(error))
             return None
-        if peer.warning:
-            self._log_limited(peer.fingerprint, f"manager at {address}: {peer.warning}")
-        session = Session(tls, self._supervisor, self._report, PeerName(address, peer.fingerprint))
         return _Guest(session, der, certificate, pinned=peer.alias is not None)
 
     def _make_room(self, stranger: trio.CancelScope, address: str) -> None:
@@ -196,6 +238,7 @@ class Listener:
             await guest.session.refuse("sessions", text)
             return
         self._guests.add(guest)
+        self._remind()
         if self._goodbye is not None:
             guest.session.let_go(self._goodbye)  # its handshake was under way when the others were let go
         try:
@@ -206,8 +249,12 @@ class Listener:
                 self._empty.set()
 
     @staticmethod
-    async def _send_alert(tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream) -> None:
+    async def _send_alert(
+        tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream, cause: BaseException | None
+    ) -> None:
         pending = tls._outgoing.read()  # noqa: SLF001  (trio offers no other way to what OpenSSL has ready)
+        if not pending and isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS_REASONS:
+            pending = NO_TLS_ALERT
         if not pending:
             return
         with trio.move_on_after(LINGER_SECONDS):
@@ -220,8 +267,29 @@ class Listener:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
 
-    def _log_refusal(self, address: str, reason: str) -> None:
-        self._log_limited(address, f"refused a connection from {address}: {reason}")
+    def _log_broken_handshake(
+        self,
+        address: str,
+        error: trio.BrokenResourceError,
+        tls: trio.SSLStream[trio.SocketStream],
+        material: Material,
+    ) -> None:
+        shown = presented(tls._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLError):
+            reason, kind = explain_failure(cause, shown, material, "manager", time.time()), kind_of_failure(cause)
+            if is_alert(cause):
+                self._log_limited(f"refusals by {address} ({kind})", f"refused by a peer at {address}: {reason}")
+            else:
+                self._log_refusal(address, kind, reason)
+        elif isinstance(cause, OSError):
+            self._log_refusal(address, "broken", f"the connection broke: {cause.strerror}")
+        else:
+            self._log_refusal(address, "hung up", "it hung up during the handshake")
+
+    def _log_refusal(self, address: str, kind: str, reason: str) -> None:
+        key = f"refused connections from {address} ({kind})"
+        self._log_limited(key, f"refused a connection from {address}: {reason}")
 
     def _log_limited(self, key: str, text: str) -> None:
         held_back = self._refusals.passes(key, trio.current_time())
@@ -240,16 +308,3 @@ def _refusal(guest: _Guest, material: Material) -> str | None:
     except PeerRefused as error:
         return str(error)
     return None
-
-
-def _tls_reason(error: trio.BrokenResourceError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not in the trust store ({cause.verify_message})"
-    if isinstance(cause, ssl.SSLError):
-        if cause.reason == "UNEXPECTED_EOF_WHILE_READING":
-            return "it hung up during the handshake"
-        return f"the TLS handshake failed: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
-    if isinstance(cause, OSError):
-        return f"the connection broke: {cause.strerror}"
-    return "it hung up during the handshake"

@@ -45,6 +45,7 @@ RefusalCode = Literal[
     "limit",
     "rule",
     "sessions",
+    "certificate",
     "no-such-command",
     "is-a-directory",
     "not-executable",
@@ -225,7 +226,11 @@ class Ended:
 @final
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server will not do it, and asking again will not help. In place of the greeting: too many sessions."""
+    """The server will not do it, and asking again will not help.
+
+    In place of the greeting: `sessions`, too many of them, or `certificate`, the manager's is not one to let in. The
+    latter may change with the keys, so a manager goes on trying.
+    """
 
     type_name: ClassVar[str] = "refused"
     re: int | None

@@ -32,6 +32,15 @@ class RateLimit:
             self._seen.popitem(last=False)
         return held
 
+    def overdue(self, now: float) -> list[tuple[str, int]]:
+        """Give the keys whose interval is over while events were held back, with their number, which starts anew."""
+        found = [
+            (key, held) for key, (last, held) in self._seen.items() if held and now - last >= self._interval_seconds
+        ]
+        for key, _ in found:
+            del self._seen[key]
+        return found
+
 
 @final
 class HalfOpen(Generic[_Token]):

@@ -6,9 +6,10 @@ judge, `judge_peer` does, after the handshake and before anything is believed:
 
 - **Dates.** An expired pin is accepted with a warning under `expiredPins=accept` (contract, section 4), as Java does
   with a trust anchor; but a certificate that a pinned authority *issued* must be in date. OpenSSL has one switch for
-  both. So under `accept` it is told not to look at dates, and we look at those of the peer's own certificate. (An
-  intermediate authority that the peer sent is then not checked for its dates; the one in the store is a pin.) Under
-  `refuse` OpenSSL checks, so that the refused peer gets an alert that says why.
+  both. It checks dates, so that a refused peer gets an alert that says why, unless a pin is out of date at this moment
+  and the policy accepts it: then we look at the dates of the peer's own certificate. (An intermediate authority that
+  the peer sent is then not checked for its dates; the one in the store is a pin.) Pins come out of date while a
+  program runs, so `heed_dates` puts the switch right before each handshake.
 - **Names.** A pin needs none: it *is* the identity. An issued certificate must carry the node's name as SAN. OpenSSL's
   host name check would demand names of pins as well, which keytool's certificates do not have; it is off.
 
@@ -22,37 +23,36 @@ read. So "connected" means "greeted", which is the programs' business.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
 import ssl
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn, final
 
+from pki.der import describe
 from pki.errors import KeysError as KeysError
 from pki.errors import PeerRefused as PeerRefused
+from pki.expiry import fault, out_of_date
 from pki.material import ExpiredPins as ExpiredPins
 from pki.material import Keys as Keys
 from pki.material import Material as Material
 from pki.material import Pin as Pin
+from pki.refusals import remember_certificates
 from pki.unlock import load_material as load_material
 
 X509_V_FLAG_NO_CHECK_TIME = 0x200000
 """OpenSSL's x509_vfy.h; the `ssl` module has no name for it."""
 
-SECONDS_PER_DAY = 86400
+DATE_MARGIN_SECONDS = 60.0
+"""A pin this near to one of its dates counts as out of date for `heed_dates`: the handshake takes its time."""
 
-_SHORT_NAMES = {
-    "commonName": "CN",
-    "organizationalUnitName": "OU",
-    "organizationName": "O",
-    "localityName": "L",
-    "stateOrProvinceName": "ST",
-    "countryName": "C",
-}
+KEY_EXCHANGE_CURVE = "prime256v1"
+"""All that Mozilla's *modern* profile allows is X25519, P-256 and P-384. OpenSSL's defaults have more, and `ssl` can
+set a single one before Python 3.15; P-256 is the one that every peer has, Java's included."""
 
 _REASONS = {
     "KEY_VALUES_MISMATCH": "its private key does not match its certificate: make new keys",
@@ -68,8 +68,8 @@ class Peer:
     """An accepted peer.
 
     `fingerprint` is SHA-256 as keytool prints it (`AB:CD:…`); `subject` has no control characters; `alias` is the
-    pin's name in the trust store, `None` for a certificate issued by an authority there; `warning` is a line to be
-    logged once a day.
+    pin's name in the trust store, `None` for a certificate issued by an authority there; `warning` says that it is
+    accepted though it is out of date.
     """
 
     fingerprint: str
@@ -107,28 +107,45 @@ def judge_peer(
     where a manager is judged (any name will do); `now_unix` is wall time. Raises `PeerRefused` with the reason in
     words for the log.
     """
-    fingerprint = hashlib.sha256(der).hexdigest().upper()
-    fingerprint = ":".join(fingerprint[start : start + 2] for start in range(0, len(fingerprint), 2))
-    subject = _subject(certificate)
-    fault = _date_fault(certificate, now_unix)
+    try:
+        described = describe(der)
+    except ValueError as error:
+        raise PeerRefused(f"the certificate of the peer cannot be read: {error}") from error
+    wrong = fault(described, now_unix)
     for pin in material.pins:
         if pin.der == der:
-            if fault is None:
-                return Peer(fingerprint, subject, pin.alias, None)
+            if wrong is None:
+                return Peer(described.fingerprint, described.subject, pin.alias, None)
             if material.expired_pins == "refuse":
-                raise PeerRefused(f"the certificate of {subject} {fault}, and expiredPins=refuse is set")
-            return Peer(fingerprint, subject, pin.alias, f"the certificate of {subject} {fault}: make new keys soon")
-    if fault is not None:
-        raise PeerRefused(f"the certificate of {subject} {fault}, and it is not in {material.trust_store!r} itself")
+                raise PeerRefused(f"the certificate of {described} {wrong}, and expiredPins=refuse is set")
+            warning = f"the certificate of {described} {wrong}: make new keys soon"
+            return Peer(described.fingerprint, described.subject, pin.alias, warning)
+    if wrong is not None:
+        raise PeerRefused(
+            f"the certificate of {described} {wrong}; an authority issued it, so it must be in date: have it renewed"
+        )
     names = _alternative_names(certificate)
     if name is None and not names:
-        raise PeerRefused(f"the certificate of {subject} was issued by a trusted authority but carries no name as SAN")
+        raise PeerRefused(
+            f"the certificate of {described} was issued by a trusted authority but carries no name as SAN"
+        )
     if name is not None and _normal(name) not in names:
         raise PeerRefused(
-            f"the certificate of {subject} was issued by a trusted authority but not for {name!r}: "
+            f"the certificate of {described} was issued by a trusted authority but not for {name!r}: "
             f"it carries {', '.join(sorted(names)) or 'no name'} as SAN"
         )
-    return Peer(fingerprint, subject, None, None)
+    return Peer(described.fingerprint, described.subject, None, None)
+
+
+def heed_dates(context: ssl.SSLContext, material: Material, now_unix: float) -> None:
+    """Have OpenSSL check dates in the handshakes that begin now, or leave them to `judge_peer` where a pin that is to
+    be accepted is out of date. Call it before each handshake.
+    """
+    flags = context.verify_flags & ~X509_V_FLAG_NO_CHECK_TIME
+    if material.expired_pins == "accept" and out_of_date(material, now_unix, DATE_MARGIN_SECONDS):
+        flags |= X509_V_FLAG_NO_CHECK_TIME
+    if flags != context.verify_flags:
+        context.verify_flags = flags
 
 
 def _context(protocol: int, material: Material) -> ssl.SSLContext:
@@ -136,12 +153,12 @@ def _context(protocol: int, material: Material) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    flags = context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
-    if material.expired_pins == "accept":
-        flags |= X509_V_FLAG_NO_CHECK_TIME
-    context.verify_flags = flags
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_ecdh_curve(KEY_EXCHANGE_CURVE)
+    remember_certificates(context)
     # A cut connection must not look like a proper close: an outcome hangs on the difference.
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    heed_dates(context, material, time.time())
     _load_own(context, material)
     try:
         context.load_verify_locations(cadata=b"".join(dict.fromkeys(pin.der for pin in material.pins)))
@@ -194,26 +211,6 @@ def _refuse_password() -> NoReturn:
 def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     return _REASONS.get(reason or "", str(error))
-
-
-def _subject(certificate: Mapping[str, object]) -> str:
-    parts: list[str] = []
-    subject = certificate.get("subject")
-    for group in subject if isinstance(subject, tuple) else ():
-        parts += [f"{_SHORT_NAMES.get(key, key)}={value}" for key, value in group]
-    # Certificates have the most general part first, people and keytool the most specific one.
-    text = ", ".join(reversed(parts)) or "a peer without a subject"
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _date_fault(certificate: Mapping[str, object], now_unix: float) -> str | None:
-    begins, ends = str(certificate["notBefore"]), str(certificate["notAfter"])
-    if now_unix > (end := ssl.cert_time_to_seconds(ends)):
-        days = int((now_unix - end) // SECONDS_PER_DAY)
-        return f"expired on {ends} ({days} days ago)"
-    if now_unix < ssl.cert_time_to_seconds(begins):
-        return f"is not valid before {begins} (is the clock right?)"
-    return None
 
 
 def _alternative_names(certificate: Mapping[str, object]) -> set[str]:

@@ -185,15 +185,6 @@ def test_a_long_poll_interval_is_lowered_and_the_log_says_so() -> None:
     assert Manager(replace(OPTIONS, timeout_seconds=15.0), OWN, 0.0).opening() == []
 
 
-def test_a_warning_about_the_key_is_logged_once_a_day() -> None:
-    manager = Manager(OPTIONS, OWN, 0.0)
-    assert "expired" in logged(manager.connected(0.0, "the pinned certificate expired"))
-    manager.disconnected("x", 1.0)
-    assert "expired" not in logged(manager.connected(2.0, "the pinned certificate expired"))
-    manager.disconnected("x", 86400.0)
-    assert "expired" in logged(manager.connected(86400.0, "the pinned certificate expired"))
-
-
 # Start, attach, previous outcome.
 
 

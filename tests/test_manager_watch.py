@@ -21,6 +21,7 @@ from appserver.messages import Ack, Ended, Goodbye, Greeting, Hello, Message, Po
 from appserver.outcome import Exited
 from appserver.protocol import CLOSED, NEED_DATA, Connection
 from appserver.report import Level
+from pki.expiry import CHECK_SECONDS
 
 OPTIONS = ManagerOptions("g1", Service("line", ("/apps/ping_mon",)))
 OWN = "a" * 32
@@ -76,9 +77,12 @@ class Guest:
 Script = Callable[[Guest], Awaitable[None]]
 
 
-async def run_watch(options: ManagerOptions, scripts: list[Script | None], *early: int) -> tuple[int, Lines]:
+async def run_watch(
+    options: ManagerOptions, scripts: list[Script | None], *early: int, reminders: Sequence[list[str]] = ()
+) -> tuple[int, Lines]:
     """Run the loop to its end; each attempt to connect meets the next script, or is refused where that is None."""
     lines = Lines()
+    to_come = list(reminders)
     manager = Manager(options, OWN, trio.current_time())
 
     async with trio.open_nursery() as guests:
@@ -93,7 +97,14 @@ async def run_watch(options: ManagerOptions, scripts: list[Script | None], *earl
             return Contact(near)
 
         status = await watch(
-            manager, dial, lambda _: HELLO, lines, signals=(signal.SIGTERM,), early=Early(*early), greeting_seconds=10.0
+            manager,
+            dial,
+            lambda _: HELLO,
+            lines,
+            signals=(signal.SIGTERM,),
+            early=Early(*early),
+            greeting_seconds=10.0,
+            reminders=lambda: to_come.pop(0) if to_come else [],
         )
     return status, lines
 
@@ -171,3 +182,14 @@ async def test_a_signal_that_came_before_the_loop_ends_it_before_any_attempt(
     status, lines = await run_watch(OPTIONS, scripts, 15)
     assert (status, scripts) == (143, [None])
     assert lines.texts == ["SIGTERM before the first contact: nothing was started"]
+
+
+async def test_keys_near_their_end_are_asked_for_at_the_start_and_again_and_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    status, lines = await run_watch(
+        replace(OPTIONS, boot_timeout_seconds=3 * CHECK_SECONDS - 1), [], reminders=[["ends soon"], [], ["has ended"]]
+    )
+    assert status == 1
+    assert [text for text in lines.texts if "end" in text.split()[-1] or "soon" in text] == ["ends soon", "has ended"]
+    assert lines.texts[0] == "ends soon"

@@ -12,14 +12,15 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pki import contexts
 from pki.certificates import Issued, Purpose, issue, parse_dname
-from pki.contexts import Peer, client_context, judge_peer, server_context
+from pki.contexts import X509_V_FLAG_NO_CHECK_TIME, Peer, client_context, heed_dates, judge_peer, server_context
 from pki.errors import KeysError, PeerRefused
-from pki.material import ExpiredPins, Material, Pin
+from pki.material import EXPIRED_PINS, ExpiredPins, Material, Pin
 
 NOW = datetime.now(timezone.utc)
 DAY = timedelta(days=1)
@@ -217,7 +218,7 @@ def test_expired_pins_are_refused_in_the_handshake_where_that_is_set() -> None:
 def test_a_pin_that_expires_between_handshake_and_judgement_follows_the_policy() -> None:
     server = material(GUEST, HOST, expired_pins="refuse")
     ends = accepted(server_context(server), client_context(material(HOST, GUEST)))
-    with pytest.raises(PeerRefused, match=r"CN=host1 expired on .*, and expiredPins=refuse is set"):
+    with pytest.raises(PeerRefused, match=r"CN=host1 \(SHA-256 .*\) expired on .*, and expiredPins=refuse is set"):
         judge(server, ends[0], now=NOW + 500 * DAY)
     assert judge(replace(server, expired_pins="accept"), ends[0], now=NOW + 500 * DAY).warning
 
@@ -251,15 +252,83 @@ def test_a_manager_under_an_authority_may_have_any_name_but_must_have_one() -> N
 
 
 @pytest.mark.parametrize("begins", [NOW - 20 * DAY, NOW + 5 * DAY])
-def test_what_an_authority_issued_must_be_in_date_under_either_policy(begins: datetime) -> None:
+@pytest.mark.parametrize("policy", EXPIRED_PINS)
+def test_what_an_authority_issued_must_be_in_date_and_the_alert_says_so(begins: datetime, policy: ExpiredPins) -> None:
     root = authority()
     leaf = issued_by(root, "host1", begins=begins)
-    server = material(GUEST, root)
+    ends = shake(server_context(material(GUEST, root, expired_pins=policy)), client_context(material(leaf, GUEST)))
+    assert isinstance(ends[0].error, ssl.SSLCertVerificationError)
+    assert ends[1].error is not None
+    assert "ALERT" in str(ends[1].error)
+
+
+@pytest.mark.parametrize("begins", [NOW - 20 * DAY, NOW + 5 * DAY])
+def test_what_an_authority_issued_must_be_in_date_also_beside_an_expired_pin(begins: datetime) -> None:
+    root = authority()
+    leaf = issued_by(root, "host1", begins=begins)
+    server = material(GUEST, root, EXPIRED_HOST)
     ends = accepted(server_context(server), client_context(material(leaf, GUEST)))
-    with pytest.raises(PeerRefused, match=r"(expired on|is not valid before) .* is not in 'trust store' itself"):
+    with pytest.raises(PeerRefused, match=r"(expired on|is not valid before) .* so it must be in date"):
         judge(server, ends[0])
-    refusing = server_context(replace(server, expired_pins="refuse"))
-    assert shake(refusing, client_context(material(leaf, GUEST)))[0].error is not None
+
+
+def test_dates_are_left_to_the_judgement_only_while_a_pin_is_out_of_date() -> None:
+    server, client = material(GUEST, HOST), material(HOST, GUEST)
+    context = server_context(server)
+    strict = context.verify_flags
+    for at, relaxed in ((NOW + 500 * DAY, True), (NOW, False), (NOW - 5 * DAY, True)):
+        heed_dates(context, server, at.timestamp())
+        assert bool(context.verify_flags & X509_V_FLAG_NO_CHECK_TIME) is relaxed
+        accepted(context, client_context(client))
+    heed_dates(context, server, NOW.timestamp())
+    assert context.verify_flags == strict
+    heed_dates(context, replace(server, expired_pins="refuse"), (NOW + 500 * DAY).timestamp())
+    assert context.verify_flags == strict
+
+
+def any_key(kind: str, usage: x509.ObjectIdentifier | None = None) -> Material:
+    """What another tool makes: a self-signed certificate over a key of this kind, with or without a purpose."""
+    made: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+    match kind:
+        case "RSA 2048":
+            made = rsa.generate_private_key(65537, 2048)
+        case "Ed25519":
+            made = ed25519.Ed25519PrivateKey.generate()
+        case _:
+            made = ec.generate_private_key(ec.SECP384R1() if kind == "P-384" else ec.SECP256R1())
+    name = parse_dname(f"CN={kind}")
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(made.public_key())
+    builder = builder.serial_number(7).not_valid_before(NOW - DAY).not_valid_after(NOW + 100 * DAY)
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    signed = builder.sign(made, None if isinstance(made, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    own = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Material(signed.public_bytes(Encoding.PEM), own, (Pin(signed.public_bytes(Encoding.DER), kind),))
+
+
+@pytest.mark.parametrize("kind", ["RSA 2048", "P-256", "P-384", "Ed25519"])
+def test_keys_of_every_usual_kind_work_on_both_sides(kind: str) -> None:
+    one, two = any_key(kind), any_key(kind)
+    server, client = replace(one, pins=two.pins), replace(two, pins=one.pins)
+    ends = accepted(server_context(server), client_context(client))
+    assert judge(server, ends[0]).alias == judge(client, ends[1], "g1").alias == kind
+
+
+@pytest.mark.parametrize(
+    ("usage", "welcome"),
+    [
+        (ExtendedKeyUsageOID.CLIENT_AUTH, True),
+        (ExtendedKeyUsageOID.SERVER_AUTH, False),
+        (ExtendedKeyUsageOID.CODE_SIGNING, False),
+    ],
+    ids=["client", "server", "code signing"],
+)
+def test_what_a_certificate_from_elsewhere_may_be_used_for_is_honoured(
+    usage: x509.ObjectIdentifier, *, welcome: bool
+) -> None:
+    one, two = any_key("P-256"), any_key("P-256", usage)
+    ends = shake(server_context(replace(one, pins=two.pins)), client_context(replace(two, pins=one.pins)))
+    assert (ends[0].error is None) is welcome
 
 
 def test_a_certificate_without_its_key_cannot_be_shown() -> None:

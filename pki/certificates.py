@@ -62,19 +62,27 @@ class Issued:
 
 
 def issue(
-    purpose: Purpose, name: str, *, dname: str | None = None, validity_days: int = DEFAULT_VALIDITY_DAYS, now: datetime
+    purpose: Purpose,
+    name: str,
+    *,
+    dname: str | None = None,
+    validity_days: int = DEFAULT_VALIDITY_DAYS,
+    now: datetime,
+    like: x509.Certificate | None = None,
 ) -> Issued:
     """Make a P-256 key and a certificate for the host or guest `name`, valid `validity_days` from `now` (aware).
 
-    `dname` is the subject, in keytool's order; without it, `CN=` the name. Raises `DnameError` for a name, a subject
+    `dname` is the subject, in keytool's order; without it, that of the certificate `like`, or else `CN=` the name. The
+    names in the SAN are those of `like` where it has any, or else the name. Raises `DnameError` for a name, a subject
     or a validity that no certificate can have.
     """
     if not 1 <= validity_days <= MAX_VALIDITY_DAYS:
         raise DnameError(f"a validity of {validity_days!r} days is not between 1 and {MAX_VALIDITY_DAYS}")
-    alternative = _general_name(name)
-    subject = parse_dname(dname) if dname is not None else _common_name(name)
+    names = (like and alternative_names(like)) or x509.SubjectAlternativeName([_general_name(name)])
+    subject = parse_dname(dname) if dname is not None else like.subject if like else _common_name(name)
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.CLIENT_AUTH if purpose is Purpose.CLIENT else ExtendedKeyUsageOID.SERVER_AUTH
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     now = now.replace(microsecond=0)
     builder = (
         x509
@@ -92,9 +100,11 @@ def issue(
         # A stolen client key must not serve as a guest.
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         # Beside a subject a SAN must not be critical: verifiers refuse that (RFC 5280, section 4.2.1.6).
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .add_extension(names, critical=False)
         # Tells old and new certificates of one subject apart during a rotation.
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(identifier, critical=False)
+        # Ties the pin to its own key, not to another one of the same subject.
+        .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
     )
     return Issued(key, builder.sign(key, hashes.SHA256()))
 
@@ -123,8 +133,55 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def describe_subject(certificate: x509.Certificate) -> str:
-    """Give the subject as keytool prints it: `CN=host, O=Example`."""
-    return re.sub(r"(?<!\\),", ", ", certificate.subject.rfc4514_string())
+    """Give the subject as keytool prints it, `CN=host, O=Example`, fit for a terminal."""
+    text = re.sub(r"(?<!\\),", ", ", certificate.subject.rfc4514_string()) or "no subject"
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def alternative_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    """Give the names in the SAN; `None` where there is none, or one that cannot be read."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return names if list(names) else None
+
+
+def describe_key(key: PublicKeyTypes) -> str:
+    """Give algorithm and size: `EC secp256r1, 256 bits`."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"EC {key.curve.name}, {key.curve.key_size} bits"
+    size = getattr(key, "key_size", None)
+    name = type(key).__name__.removesuffix("PublicKey").lstrip("_")
+    return f"{name}, {size} bits" if isinstance(size, int) else name
+
+
+def purpose_fault(certificate: x509.Certificate, purpose: Purpose) -> str | None:
+    """Say what in a certificate from elsewhere forbids this use of it; `None` where nothing does.
+
+    OpenSSL judges the peer's certificate the same way (RFC 5280, sections 4.2.1.3 and 4.2.1.12).
+    """
+    wanted = ExtendedKeyUsageOID.CLIENT_AUTH if purpose is Purpose.CLIENT else ExtendedKeyUsageOID.SERVER_AUTH
+    try:
+        extensions = certificate.extensions
+    except ValueError:
+        return "its extensions cannot be read"
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.KeyUsage) and not value.digital_signature:
+            return "its key usage does not allow signatures, which TLS 1.3 needs"
+        # OpenSSL does not take anyExtendedKeyUsage for either.
+        if isinstance(value, x509.ExtendedKeyUsage) and wanted not in value:
+            return f"its extended key usage does not allow it to be a {purpose.value}"
+    return None
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Tell whether a certificate may issue others."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def key_fault(key: PublicKeyTypes) -> str | None:

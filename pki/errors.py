@@ -18,9 +18,13 @@ class SettingsError(PkiError):
     """
 
 
-@final
 class KeysError(PkiError):
     """A key store or a trust store cannot be used, or not be made. The administrator mends the store or its place."""
+
+
+@final
+class PasswordError(KeysError):
+    """A store does not open with this password. The caller may know another one."""
 
 
 @final

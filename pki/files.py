@@ -16,6 +16,9 @@ PUBLIC_MODE = 0o644
 DIRECTORY_MODE = 0o755
 """Others may read what is public in it; the private files in it have a mode of their own."""
 
+NEW_SUFFIX, OLD_SUFFIX = ".new", ".old"
+"""A key store that waits to take the place of the one without suffix, and the backup of one that was replaced."""
+
 
 def read_store(path: str, what: str) -> bytes:
     """Read a whole store; `what` is its role in the message, such as `key store`. Raises `KeysError`."""
@@ -79,6 +82,24 @@ def write_file(path: str, data: bytes, *, mode: int, force: bool) -> None:
     finally:
         if os.path.lexists(draft):
             os.unlink(draft)
+
+
+def replace_file(path: str, replacement: str, backup: str) -> None:
+    """Put the file `replacement` in the place of `path`, which is kept as `backup`; an older backup goes.
+
+    At every moment there is a whole file under `path`. Raises `KeysError`.
+    """
+    draft = f"{backup}.{os.urandom(8).hex()}.new"
+    try:
+        try:
+            os.link(path, draft)
+            os.replace(draft, backup)
+        finally:
+            if os.path.lexists(draft):
+                os.unlink(draft)
+        os.replace(replacement, path)
+    except OSError as error:
+        raise KeysError(f"cannot replace {path!r}: {error.strerror} (errno:{error.errno})") from error
 
 
 def _rename_to_new(draft: str, path: str) -> None:

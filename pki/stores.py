@@ -1,4 +1,4 @@
-"""Key stores and trust stores: PKCS#12 and PEM in, PKCS#12 out.
+"""Key stores and trust stores as the programs use them: PKCS#12 and PEM in, PKCS#12 out.
 
 Parsing PKCS#12 imports `cryptography`, which costs 65 ms and 10 MB; in the daemons only the short-lived child of
 `unlock` imports this module. Every refusal names the file and what mends it, because the reader is an administrator
@@ -7,20 +7,16 @@ at night.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
-from typing import final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from pki import pem
 from pki.certificates import Issued, key_fault
 from pki.errors import KeysError
-from pki.files import read_store
 from pki.material import Keys, Material, Pin
+from pki.reading import read_contents, spki
 
 CLIENT_KEY_PASSWORD = "clientpw"
 SERVER_KEY_PASSWORD = "serverpw"
@@ -30,31 +26,15 @@ TRUST_PASSWORD = "public"
 CLIENT_KEY_ALIAS, CLIENT_TRUST_ALIAS = "clientprivate", "clientpublic"
 SERVER_KEY_ALIAS, SERVER_TRUST_ALIAS = "serverprivate", "serverpublic"
 
-_OLD_JAVA_STORES = {b"\xfe\xed\xfe\xed": "JKS", b"\xce\xce\xce\xce": "JCEKS"}
+EMPTY_STORE = bytes.fromhex("3016020103301106092a864886f70d010701a00404023000")
+"""A PKCS#12 file (RFC 7292, section 4) with no contents and no checksum, which `cryptography` does not make and
+keytool lists as a store of 0 entries."""
 
-_KEY_BAG_OIDS = (bytes.fromhex("060b2a864886f70d010c0a0101"), bytes.fromhex("060b2a864886f70d010c0a0102"))
-"""keyBag and pkcs8ShroudedKeyBag (RFC 7292, appendix D). The bags' labels stand outside the encryption in what
-keytool, OpenSSL and we write."""
+DEFAULT_PASSWORDS = (TRUST_PASSWORD, CLIENT_KEY_PASSWORD, SERVER_KEY_PASSWORD)
+"""What the tool tries where no password is given."""
 
 MAX_CHAIN_CERTIFICATES = 10
 """OpenSSL's own bound on a chain is of this order; it also ends a circle of issuers."""
-
-
-@final
-class _Contents:
-    """What a store of either format holds, before anybody asks whether it is the right kind of store."""
-
-    __slots__ = ("certificates", "key", "leaf")
-
-    def __init__(
-        self,
-        key: PrivateKeyTypes | None,
-        leaf: x509.Certificate | None,
-        certificates: list[tuple[x509.Certificate, str | None]],
-    ) -> None:
-        self.key = key
-        self.leaf = leaf
-        self.certificates = certificates
 
 
 def open_stores(keys: Keys) -> Material:
@@ -69,14 +49,18 @@ def load_key_store(path: str, password: str) -> tuple[bytes, bytes]:
 
     Raises `KeysError` where the store cannot be read or opened, holds no key, several, or one that does not fit.
     """
-    contents = _load(path, password, "key store")
+    contents = read_contents(path, password, "key store")
     if contents.key is None:
         raise KeysError(
             f"the key store {path!r} holds no private key: is it a trust store? (their names end in .public)"
         )
+    if contents.key_count > 1:
+        raise KeysError(
+            f"the key store {path!r} holds several private keys: keep one (keytool -delete -alias ... takes one out)"
+        )
     if contents.leaf is None:
         raise KeysError(f"the key store {path!r} holds no certificate that belongs to its private key: make new keys")
-    if _public_bytes(contents.leaf) != _spki(contents.key.public_key()):
+    if spki(contents.leaf.public_key()) != spki(contents.key.public_key()):
         raise KeysError(f"the private key in the key store {path!r} does not match its certificate: make new keys")
     if fault := key_fault(contents.leaf.public_key()):
         raise KeysError(f"the key store {path!r} holds {fault}, which TLS 1.3 cannot use: make new keys with cmapppki")
@@ -89,7 +73,7 @@ def load_key_store(path: str, password: str) -> tuple[bytes, bytes]:
 
 def load_trust_store(path: str, password: str) -> tuple[Pin, ...]:
     """Give the certificates of a trust store, at least one. Raises `KeysError`."""
-    contents = _load(path, password, "trust store")
+    contents = read_contents(path, password, "trust store")
     if contents.key is not None:
         raise KeysError(
             f"the trust store {path!r} holds a private key: is it a key store? (their names end in .private); "
@@ -117,91 +101,11 @@ def key_store_bytes(issued: Issued, alias: str, password: str) -> bytes:
 
 def trust_store_bytes(pins: Iterable[tuple[x509.Certificate, str]], password: str) -> bytes:
     """Write a trust store as PKCS#12, marked so that Java takes its entries for trusted certificates."""
+    pins = tuple(pins)
+    if not pins:
+        return EMPTY_STORE
     entries = [pkcs12.PKCS12Certificate(certificate, alias.encode()) for certificate, alias in pins]
     return pkcs12.serialize_java_truststore(entries, serialization.BestAvailableEncryption(password.encode()))
-
-
-def _load(path: str, password: str, what: str) -> _Contents:
-    data = read_store(path, what)
-    if (kind := _OLD_JAVA_STORES.get(data[:4])) is not None:
-        raise KeysError(f"the {what} {path!r} is an old {kind} file: convert it with: {_conversion(path, kind)}")
-    if pem.is_pem(data):
-        return _load_pem(data, path, password, what)
-    if not data.startswith(b"\x30"):
-        raise KeysError(f"the {what} {path!r} is neither PKCS#12 nor PEM: copy it again, or make it with cmapppki")
-    bare = _bare_certificate(data)
-    return _Contents(None, None, [(bare, None)]) if bare else _load_pkcs12(data, path, password, what)
-
-
-def _conversion(path: str, kind: str) -> str:
-    source, target = shlex.quote(path), shlex.quote(path + ".p12")
-    return (
-        f"keytool -importkeystore -srckeystore {source} -srcstoretype {kind} "
-        f"-destkeystore {target} -deststoretype PKCS12"
-    )
-
-
-def _bare_certificate(data: bytes) -> x509.Certificate | None:
-    try:
-        return x509.load_der_x509_certificate(data)
-    except ValueError:
-        return None
-
-
-def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> _Contents:
-    if sum(data.count(oid) for oid in _KEY_BAG_OIDS) > 1:
-        raise KeysError(
-            f"the {what} {path!r} holds several private keys: keep one (keytool -delete -alias ... takes one out)"
-        )
-    try:
-        store = pkcs12.load_pkcs12(data, password.encode())
-    except ValueError as error:
-        raise KeysError(_pkcs12_fault(str(error), path, what)) from error
-    except Exception as error:
-        # UnsupportedAlgorithm, and whatever a parser of hostile bytes may raise: one line, not a traceback.
-        raise KeysError(f"cannot open the {what} {path!r}: {type(error).__name__}: {error}") from error
-    bundled = [*([store.cert] if store.cert else []), *store.additional_certs]
-    names = [
-        (entry.certificate, entry.friendly_name.decode("utf-8", "replace") if entry.friendly_name else None)
-        for entry in bundled
-    ]
-    return _Contents(store.key, store.cert.certificate if store.cert else None, names)
-
-
-def _pkcs12_fault(error: str, path: str, what: str) -> str:
-    if error.startswith("Invalid password"):
-        setting = "keyStorePassword" if what == "key store" else "trustStorePassword"
-        return f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file"
-    # The password was right. keytool writes a parameter into DSA certificates that cryptography does not read.
-    return (
-        f"cannot read what is in the {what} {path!r}: a DSA key, as keytool made them by default, which TLS 1.3 cannot "
-        "use, or a damaged file: make new keys with cmapppki"
-    )
-
-
-def _load_pem(data: bytes, path: str, password: str, what: str) -> _Contents:
-    blocks = pem.private_keys(data)
-    if len(blocks) > 1:
-        raise KeysError(f"the {what} {path!r} holds several private keys: keep one")
-    try:
-        certificates = [x509.load_der_x509_certificate(der) for der in pem.certificates(data, path)]
-    except ValueError as error:
-        raise KeysError(f"the {what} {path!r} holds a damaged certificate: copy it again") from error
-    if not blocks:
-        return _Contents(None, None, [(certificate, None) for certificate in certificates])
-    try:
-        key = serialization.load_pem_private_key(blocks[0], password.encode() if pem.is_encrypted(blocks[0]) else None)
-    except (ValueError, TypeError) as error:
-        raise KeysError(
-            f"cannot open the {what} {path!r}: wrong password for its private key, or a damaged file"
-        ) from error
-    except Exception as error:
-        raise KeysError(f"cannot open the {what} {path!r}: {type(error).__name__}: {error}") from error
-    own = _spki(key.public_key())
-    # The leaf need not come first in a file put together by hand.
-    leaf = next((found for found in certificates if _public_bytes(found) == own), None)
-    leaf = leaf or (certificates[0] if certificates else None)
-    return _Contents(key, leaf, [(certificate, None) for certificate in certificates])
 
 
 def _chain(leaf: x509.Certificate, others: list[x509.Certificate]) -> list[x509.Certificate]:
@@ -212,14 +116,3 @@ def _chain(leaf: x509.Certificate, others: list[x509.Certificate]) -> list[x509.
             break
         chain.append(above)
     return chain
-
-
-def _public_bytes(certificate: x509.Certificate) -> bytes:
-    return _spki(certificate.public_key())
-
-
-def _spki(key: object) -> bytes:
-    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined]  # every public key of cryptography has it
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return encoded

@@ -186,7 +186,8 @@ def _under_authority(made: Issued) -> tuple[x509.Certificate, x509.Certificate]:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
     )
     for extension in made.certificate.extensions:
-        leaf = leaf.add_extension(extension.value, extension.critical)
+        if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            leaf = leaf.add_extension(extension.value, extension.critical)
     return leaf.sign(key, hashes.SHA256()), root
 
 

@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
 	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
+	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
@@ -30,6 +31,15 @@ test: $(STAMP)
 # Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -q -m long
+
+# Other tools judge the listening port. Each has an environment of its own: it wants other versions of what we use.
+test-keys: $(STAMP) .venv-scan/.installed
+	$(BIN)/python -m pytest -q -m keys
+
+.venv-scan/.installed:
+	$(PYTHON) -m venv .venv-scan
+	.venv-scan/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze >= 6.3'
+	touch $@
 
 # Random faults. RUNS and SEED choose how many and which.
 RUNS ?= 300
@@ -56,4 +66,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-scan build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

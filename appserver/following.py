@@ -44,7 +44,11 @@ RETRY_SECONDS = 0.1
 had."""
 
 ADOPT_RETRY_SECONDS = 2.0
-"""Pause before another substitute is asked for where the launcher could not make one."""
+"""Pause before another substitute is asked for where the launcher could not make one, or the last one died too."""
+
+MAX_LAUNCHES = 3
+"""Waiters that may die before they have executed anything, until the start is refused: a machine that cannot keep one
+alive would go on forking for ever."""
 
 _MAX_EVENT_BYTES = 4096
 
@@ -67,6 +71,8 @@ class Follower:
         self._terms: dict[str, object] | None = None
         self._pidfd: int | None = None
         self._told: State | None = None
+        self._launches = 0
+        self._adoptions = 0
 
     def order_stop(self, by: str, timeout_seconds: float) -> None:
         """Have the tree stopped; of several orders the shortest time wins."""
@@ -199,12 +205,16 @@ class Follower:
             self._conclude(replace(state, gone=True))
             return True
         if state.pid is None or state.start_ticks is None:
+            if self._launches == MAX_LAUNCHES:
+                raise LaunchError(f"{MAX_LAUNCHES} waiters died before they could start it")
+            self._launches += 1
             await self._launching.order("launch", self._record.run_id)
         elif is_same_process(state.pid, state.start_ticks):
-            try:
-                await self._launching.order("adopt", self._record.run_id)
-            except LaunchError:
+            if self._adoptions:
                 await trio.sleep(ADOPT_RETRY_SECONDS)
+            self._adoptions += 1
+            with contextlib.suppress(LaunchError):  # tried again, after the pause
+                await self._launching.order("adopt", self._record.run_id)
         else:
             self._conclude(self._epitaph(state, state.pid, state.start_ticks))
             return True

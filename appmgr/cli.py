@@ -189,6 +189,7 @@ def _watch(
     from appmgr.link import GREETING_SECONDS
     from appmgr.manager import Manager
     from appmgr.watch import watch
+    from pki.unlock import load_material
 
     # The timeout for the first contact counts from here; trio's clock has an origin of its own, hence the difference.
     began = time.perf_counter()
@@ -198,6 +199,7 @@ def _watch(
         settings.address,
         options.port or settings.port,
         unlocking.result(),
+        reopen=partial(load_material, settings.keys),
         handshake_seconds=min(HANDSHAKE_SECONDS, attempt_seconds),
         silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
     )

@@ -14,13 +14,13 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias, cast, final
 
 import trio
 
-from pki.contexts import Material, PeerRefused, client_context, heed_dates, judge_peer
+from pki.contexts import KeysError, Material, PeerRefused, client_context, heed_dates, judge_peer
 from pki.expiry import Reminder, Watched, watched_in, watched_peer
 from pki.refusals import explain_failure, explain_tls, presented
 
@@ -73,6 +73,7 @@ class Dialer:
         port: int,
         material: Material,
         *,
+        reopen: Callable[[], Material],
         handshake_seconds: float,
         silence_seconds: float,
     ) -> None:
@@ -83,6 +84,7 @@ class Dialer:
             address: host name or address to connect to.
             port: the server's port.
             material: the opened stores.
+            reopen: opens the stores anew; blocks, and raises KeysError.
             handshake_seconds: how long the handshake may take, at most `HANDSHAKE_SECONDS`.
             silence_seconds: after which the kernel takes the peer for dead.
 
@@ -93,6 +95,8 @@ class Dialer:
         self._address = address
         self._port = port
         self._material = material
+        self._reopen = reopen
+        self._reread_stamp: tuple[int, ...] | None = None
         self._handshake_seconds = handshake_seconds
         self._silence_seconds = silence_seconds
         self._context = client_context(material)
@@ -105,6 +109,10 @@ class Dialer:
         transport = await self._connect()
         try:
             return await self._secure(transport)
+        except PeerRefused as error:
+            await trio.aclose_forcefully(transport)
+            await self._reread_trust()
+            raise ContactError(str(error)) from error
         except BaseException:
             await trio.aclose_forcefully(transport)
             raise
@@ -112,6 +120,25 @@ class Dialer:
     def reminders(self) -> list[str]:
         """Give what is to be said now about certificates near their end, ours and the server's; each once a day."""
         return self._reminder.due([*self._watched, *self._peer], time.time(), time.monotonic())
+
+    async def _reread_trust(self) -> None:
+        """Take the trust store as it is now, if that was not tried before, for the attempts to come.
+
+        The guest's keys may be changed while we run, and its new certificate was put beside the old one then. Our own
+        key stays that of our start: a manager whose certificate was taken out in the guest is out.
+        """
+        stamp = _stamp(self._material.trust_store)
+        if stamp is None or stamp == self._reread_stamp:
+            return
+        self._reread_stamp = stamp
+        try:
+            fresh = await trio.to_thread.run_sync(self._reopen, abandon_on_cancel=True)
+            material = replace(self._material, pins=fresh.pins)
+            self._context = client_context(material)
+        except KeysError:
+            return  # half copied, perhaps: what is in force stays, and the next change is tried again
+        self._material = material
+        self._watched = watched_in(material, "the server")
 
     async def _connect(self) -> trio.SocketStream:
         reason = f"{self._address!r} has no address"
@@ -160,7 +187,7 @@ class Dialer:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def _secure(self, transport: trio.SocketStream) -> Contact:
-        """Shake hands and judge the server's key."""
+        """Shake hands and judge the server's key. Raises `PeerRefused` where it is not one that we trust."""
         heed_dates(self._context, self._material, time.time())
         stream = trio.SSLStream(transport, self._context, server_hostname=None, https_compatible=False)
         with trio.move_on_after(self._handshake_seconds) as scope:
@@ -168,7 +195,10 @@ class Dialer:
                 await stream.do_handshake()
             except trio.BrokenResourceError as error:
                 await _send_alert(stream, transport)
-                raise ContactError(self._explain_handshake(error, stream)) from error
+                reason = self._explain_handshake(error, stream)
+                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                    raise PeerRefused(reason) from error
+                raise ContactError(reason) from error
         if scope.cancelled_caught:
             raise ContactError(f"the TLS handshake took longer than {self._handshake_seconds:g} s")
         der = cast("bytes", stream.getpeercert(binary_form=True))
@@ -178,7 +208,7 @@ class Dialer:
         except PeerRefused as error:
             with trio.move_on_after(ALERT_SECONDS):
                 await stream.aclose()
-            raise ContactError(f"the key of the peer is not that of the node: {error}") from error
+            raise PeerRefused(f"the key of the peer is not that of the node: {error}") from error
         self._peer = () if peer.alias else watched_peer("the certificate of the server", der)
         return Contact(stream)
 
@@ -188,6 +218,15 @@ class Dialer:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return explain_failure(cause, shown, self._material, "server", time.time())
         return explain(error)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Give what changes when a file is replaced or written; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 async def _send_alert(stream: trio.SSLStream[trio.SocketStream], transport: trio.SocketStream) -> None:

@@ -351,11 +351,13 @@ def dialer() -> Dialer:
     chain = issued.certificate.public_bytes(Encoding.PEM)
     key = issued.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     pin = Pin(issued.certificate.public_bytes(Encoding.DER), "own")
+    material = Material(chain, key, (pin,))
     return Dialer(
         "g1",
         "guest.example",
         5315,
-        Material(chain, key, (pin,)),
+        material,
+        reopen=lambda: material,
         handshake_seconds=2.0,
         silence_seconds=30.0,
     )

@@ -239,7 +239,7 @@ async def test_reload_names_new_keys_that_end_soon_at_once() -> None:
 
 
 def dialer(server: Server, own: Material) -> Dialer:
-    return Dialer("g1", "127.0.0.1", server.port, own, handshake_seconds=10.0, silence_seconds=30.0)
+    return Dialer("g1", "127.0.0.1", server.port, own, reopen=lambda: own, handshake_seconds=10.0, silence_seconds=30.0)
 
 
 async def failed_contact(server: Server, own: Material) -> str:

@@ -32,13 +32,18 @@ test: $(STAMP)
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -q -m long
 
-# Other tools judge the listening port. Each has an environment of its own: it wants other versions of what we use.
-test-keys: $(STAMP) .venv-scan/.installed
+# Other tools judge the listening port and the certificates. Each has an environment of its own: it wants other versions of what we use.
+test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 	$(BIN)/python -m pytest -q -m keys
 
 .venv-scan/.installed:
 	$(PYTHON) -m venv .venv-scan
 	.venv-scan/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze >= 6.3'
+	touch $@
+
+.venv-lint/.installed:
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/python -m pip install --quiet --disable-pip-version-check 'pkilint >= 0.13'
 	touch $@
 
 # Random faults. RUNS and SEED choose how many and which.
@@ -66,4 +71,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv .venv-scan build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-scan .venv-lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

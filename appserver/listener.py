@@ -1,13 +1,9 @@
 """Accept, shake hands under a deadline, hand over to a session; bounds, drain and reload.
 
 A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and
-number; where a bound is reached the oldest one gives way. One that is refused gets the TLS alert that says why: trio
-raises without sending what OpenSSL has ready, so that is done here, and the connection then lingers until the peer has
-read it. Where only our own judgement after the handshake refuses, it is too late for an alert: the peer is told by a
-message in place of the greeting.
-
-Every refusal is logged, but a peer that tries again and again, as a manager with a wrong key does, costs one line for
-each address, kind of refusal and minute; what was held back is counted and said when the minute is over.
+number; where a bound is reached the oldest one gives way. How one is refused
+is the business of `refusals`; where only our own judgement after the handshake refuses, it is too late for an alert,
+and the peer is told by a message in place of the greeting.
 """
 
 from __future__ import annotations
@@ -22,7 +18,8 @@ from typing import final
 import trio
 
 from appserver.fileio import OUT_OF_RESOURCES
-from appserver.ratelimit import HalfOpen, RateLimit
+from appserver.ratelimit import HalfOpen
+from appserver.refusals import Refusals
 from appserver.report import Report
 from appserver.session import PeerName, Session
 from appserver.sockets import address_of, keep_honest
@@ -30,7 +27,6 @@ from appserver.supervisor import Supervisor
 from pki.contexts import Material, PeerRefused, heed_dates, judge_peer
 from pki.der import fingerprint
 from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
-from pki.refusals import NO_TLS_REASONS, explain_failure, is_alert, kind_of_failure, presented
 
 HANDSHAKE_SECONDS = 10.0
 """The contract's bound; TLS 1.3 takes two round trips, and a guest that swaps perhaps a second."""
@@ -42,18 +38,6 @@ managers at once has a handful of them under way."""
 
 SESSIONS_PER_PROCESS = 4
 """A migrated guest has the managers of two hosts for a while, and an administrator may watch too."""
-
-REFUSAL_LOG_SECONDS = 60.0
-"""One line for each address, kind of refusal and minute about refused peers."""
-
-NO_TLS_ALERT = bytes.fromhex("15 0303 0002 02 46")
-"""A fatal alert, `protocol_version`, as a record in the clear (RFC 8446, section 5.1), for a peer whose first bytes
-were no TLS. OpenSSL has nothing to say to such a one; a bare end of stream would look like an outage."""
-
-LINGER_SECONDS = 1.0
-LINGER_BYTES = 65536
-"""A refused peer has this long, and may send this much more, to read the alert: closing over unread data would discard
-it."""
 
 ACCEPT_RETRY_SECONDS = 0.1
 """Pause after descriptors or memory ran out."""
@@ -103,7 +87,7 @@ class Listener:
         self._trust = trust
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
         self._half_open: HalfOpen[trio.CancelScope] = HalfOpen(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS)
-        self._refusals = RateLimit(REFUSAL_LOG_SECONDS)
+        self._refusals = Refusals(report)
         self._watched = watched_in(trust.material, "a manager")
         self._reminder = Reminder()
         self._peers_gone = 0
@@ -120,7 +104,9 @@ class Listener:
                 except OSError as error:
                     if error.errno not in OUT_OF_RESOURCES:
                         raise
-                    self._log_limited("accept", f"cannot accept connections: {error.strerror} (errno:{error.errno})")
+                    self._refusals.log_limited(
+                        "failures to accept", f"cannot accept connections: {error.strerror} (errno:{error.errno})"
+                    )
                     await trio.sleep(ACCEPT_RETRY_SECONDS)
                 else:
                     sessions.start_soon(self._serve_peer, stream)
@@ -132,17 +118,13 @@ class Listener:
         """
         while True:
             self._remind()
-            self._tell_held_back(trio.current_time())
+            self._refusals.tell_held_back(trio.current_time())
             await trio.sleep(CHECK_SECONDS)
 
     def _remind(self) -> None:
         watched = [*self._watched, *(each for guest in self._guests for each in guest.watched)]
         for line in self._reminder.due(watched, time.time(), time.monotonic()):
             self._report.warning(line)
-
-    def _tell_held_back(self, now: float) -> None:
-        for key, held_back in self._refusals.overdue(now):
-            self._report.warning(f"{key}: {held_back} more since the last line about it")
 
     def reload(self, trust: Trust, max_processes: int) -> None:
         """Use other keys from the next connection on; name those who would be refused then."""
@@ -159,7 +141,7 @@ class Listener:
     async def drain(self, reason: str) -> None:
         """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""
         self._goodbye = reason
-        self._tell_held_back(math.inf)
+        self._refusals.tell_held_back(math.inf)
         if self._guests:
             self._empty = trio.Event()
             for guest in self._guests:
@@ -196,20 +178,22 @@ class Listener:
         trust = self._trust
         heed_dates(trust.context, trust.material, time.time())
         tls = trio.SSLStream(stream, trust.context, server_side=True)
+        broken: str | None = None
         with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS) as stranger:
             self._make_room(stranger, address)
             try:
                 await tls.do_handshake()
             except trio.BrokenResourceError as error:
-                self._log_broken_handshake(address, error, tls, trust.material)
-                await self._send_alert(tls, stream, error.__cause__)
-                return None
+                broken = self._refusals.log_broken_handshake(address, error, tls, trust.material)
             finally:
                 self._half_open.leave(stranger)
         if stranger.cancelled_caught:
             late = trio.current_time() >= stranger.deadline
             reason = f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one"
-            self._log_refusal(address, "silent" if late else "crowded", reason)
+            self._refusals.log(address, "silent" if late else "crowded", reason)
+            return None
+        if broken is not None:
+            await self._refusals.send_alert(tls, stream, broken)
             return None
         return await self._judge(tls, address, trust.material)
 
@@ -220,7 +204,7 @@ class Listener:
         try:
             peer = judge_peer(material, der, certificate, name=None, now_unix=time.time())
         except PeerRefused as error:
-            self._log_refusal(address, "certificate", str(error))
+            self._refusals.log(address, "certificate", str(error))
             await session.refuse("certificate", str(error))
             return None
         return _Guest(session, der, certificate, pinned=peer.alias is not None)
@@ -247,55 +231,6 @@ class Listener:
             self._guests.discard(guest)
             if not self._guests:
                 self._empty.set()
-
-    @staticmethod
-    async def _send_alert(
-        tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream, cause: BaseException | None
-    ) -> None:
-        pending = tls._outgoing.read()  # noqa: SLF001  (trio offers no other way to what OpenSSL has ready)
-        if not pending and isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS_REASONS:
-            pending = NO_TLS_ALERT
-        if not pending:
-            return
-        with trio.move_on_after(LINGER_SECONDS):
-            try:
-                await stream.send_all(pending)
-                await stream.send_eof()
-                unread = LINGER_BYTES
-                while unread > 0 and (data := await stream.receive_some(unread)):
-                    unread -= len(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-
-    def _log_broken_handshake(
-        self,
-        address: str,
-        error: trio.BrokenResourceError,
-        tls: trio.SSLStream[trio.SocketStream],
-        material: Material,
-    ) -> None:
-        shown = presented(tls._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
-        cause = error.__cause__
-        if isinstance(cause, ssl.SSLError):
-            reason, kind = explain_failure(cause, shown, material, "manager", time.time()), kind_of_failure(cause)
-            if is_alert(cause):
-                self._log_limited(f"refusals by {address} ({kind})", f"refused by a peer at {address}: {reason}")
-            else:
-                self._log_refusal(address, kind, reason)
-        elif isinstance(cause, OSError):
-            self._log_refusal(address, "broken", f"the connection broke: {cause.strerror}")
-        else:
-            self._log_refusal(address, "hung up", "it hung up during the handshake")
-
-    def _log_refusal(self, address: str, kind: str, reason: str) -> None:
-        key = f"refused connections from {address} ({kind})"
-        self._log_limited(key, f"refused a connection from {address}: {reason}")
-
-    def _log_limited(self, key: str, text: str) -> None:
-        held_back = self._refusals.passes(key, trio.current_time())
-        if held_back is not None:
-            more = f" ({held_back} more like it since the last such line)" if held_back else ""
-            self._report.warning(text + more)
 
 
 def _refusal(guest: _Guest, material: Material) -> str | None:

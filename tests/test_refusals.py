@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import ssl
 import struct
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,13 +18,28 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from door import EXPIRED_HOST, GUEST, HOST, NOW, OTHER_HOST, Server, made, material, rest, serving, trust
+from door import (
+    EXPIRED_HOST,
+    GUEST,
+    HOST,
+    NOW,
+    OTHER_HOST,
+    PATIENCE_SECONDS,
+    Server,
+    made,
+    material,
+    rest,
+    serving,
+    trust,
+)
 from fakes import Manager
+from pair import Guest
 
 from appmgr.dial import Contact, Dialer
 from appmgr.link import ContactFailed, Link, LinkEvent
-from appserver.listener import NO_TLS_ALERT, REFUSAL_LOG_SECONDS, Trust
+from appserver.listener import Trust
 from appserver.messages import Refused
+from appserver.refusals import NO_TLS_ALERT, REFUSAL_LOG_SECONDS
 from pki.certificates import Issued, Purpose, fingerprint, parse_dname
 from pki.contexts import client_context, server_context
 from pki.expiry import CHECK_SECONDS
@@ -28,6 +47,9 @@ from pki.material import Material
 from pki.refusals import explain_failure, explain_tls, first_certificate
 
 DAY = timedelta(days=1)
+
+KNOCKS_OF_EACH_KIND = 100
+KNOCKING_AT_ONCE = 8
 SOON = made(Purpose.CLIENT, "host4", days=20)
 EARLY_HOST = made(Purpose.CLIENT, "host5", days_ago=-30)
 
@@ -205,9 +227,9 @@ async def test_same_refusal_again_is_counted_and_other_kinds_have_lines_of_their
 ) -> None:
     server = Server(trust(HOST))
     for _ in range(5):
-        server.listener._log_refusal("192.0.2.1", "verify 18", "its certificate is not in the trust store")
-        server.listener._log_refusal("192.0.2.2", "verify 18", "its certificate is not in the trust store")
-        server.listener._log_refusal("192.0.2.1", "silent", "no handshake within 10 s")
+        server.listener._refusals.log("192.0.2.1", "verify 18", "its certificate is not in the trust store")
+        server.listener._refusals.log("192.0.2.2", "verify 18", "its certificate is not in the trust store")
+        server.listener._refusals.log("192.0.2.1", "silent", "no handshake within 10 s")
     assert len(server.log.lines) == 3
     with trio.move_on_after(REFUSAL_LOG_SECONDS + CHECK_SECONDS):
         await server.listener.watch_dates()
@@ -369,3 +391,42 @@ def test_first_certificate_is_found_in_its_message() -> None:
     whole = message_of(b"leaf")
     assert all(first_certificate(whole[:size]) is None for size in range(len(whole) - 2))
     assert first_certificate(message_of(b"x" * 20000)) is None
+
+
+def knock(port: int, context: ssl.SSLContext | None) -> str:
+    """Knock as a refused peer; give the alert that came back, or what came in its place."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as plain:
+            if context is None:
+                plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return "PROTOCOL_VERSION" if plain.recv(100) == NO_TLS_ALERT else "nothing"
+            with context.wrap_socket(plain) as secured:
+                return f"said {secured.recv(100)!r}"
+    except ssl.SSLError as error:
+        return (error.reason or str(error)).rpartition("_ALERT_")[2]
+
+
+@pytest.mark.long
+def test_refused_peers_of_every_kind_are_told_and_counted_under_load(guest: Guest) -> None:
+    kinds = {
+        "CERTIFICATE_REQUIRED": bare(),
+        "UNKNOWN_CA": context_of(OTHER_HOST),
+        "PROTOCOL_VERSION": bare(ssl.TLSVersion.TLSv1_2),
+    }
+    knocks = [*kinds.items(), ("PROTOCOL_VERSION", None)] * KNOCKS_OF_EACH_KIND
+    for context in kinds.values():
+        context.verify_mode = ssl.CERT_NONE  # the guest's key is not what this is about
+    watcher = guest.manager("-service", "/bin/sh", "-c", "sleep 1000")
+    watcher.wait_started()
+    with ThreadPoolExecutor(KNOCKING_AT_ONCE) as pool:
+        knocking = pool.map(lambda each: knock(guest.port, each[1]), knocks)
+        statuses = [guest.run("-service", "/bin/sh", "-c", f"exit {code}")[0] for code in range(5)]
+        answers = list(knocking)
+    assert Counter(answers) == Counter(expected for expected, _ in knocks)
+    assert statuses == list(range(5))
+    assert "contact" not in watcher.log
+    assert guest.stop_server() == 0
+    lines = len(re.findall(r"refused a connection from", guest.server_log))
+    held_back = re.findall(r"refused connections from .*: (\d+) more", guest.server_log)
+    repeated = re.findall(r"\((\d+) more like it", guest.server_log)
+    assert lines + sum(map(int, held_back)) + sum(map(int, repeated)) == len(knocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cutter import Cutter
-from pair import Guest, Manager, is_alive, make_keys, wait_for_match, wait_until
+from pair import Guest, Manager, is_alive, make_keys, open_guest, wait_for_match, wait_until
 
 from pki.cli import main as cmapppki
 from pki.der import describe
@@ -198,3 +199,22 @@ def test_thirty_applications_run_on_while_all_keys_are_changed(guest: Guest) -> 
         finish(guest, *names)
     assert [manager.wait() for manager in (*managers, *watchers)] == [7] * (2 * THIRTY)
     assert not any("contact" in manager.log for manager in (*managers, *watchers))
+
+
+def test_both_programs_warn_at_their_start_of_keys_that_end_soon(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    for side, days in (("client", "20"), ("server", "5")):
+        assert cmapppki([side, "--dir", str(keys), "--validity", days]) == 0
+    with open_guest(tmp_path / "guest", keys) as guest:
+        guest.start_server()
+        status, log = guest.run("-service", "/bin/true")
+        assert status == 0
+        assert (
+            len(re.findall(r"our own certificate in the key store '.*/client\.private', .* \(in 19 days\)", log)) == 1
+        )
+        assert len(re.findall(r"the certificate of the server in the trust store .* \(in 4 days\)", log)) == 1
+        own = r"our own certificate in the key store '.*/server\.private', .* \(in 4 days\)"
+        wait_for_match(lambda: guest.server_log, own)
+        assert (
+            len(re.findall(r"the certificate of a manager in the trust store .* \(in 19 days\)", guest.server_log)) == 1
+        )

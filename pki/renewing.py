@@ -181,9 +181,10 @@ def _switch(renewal: Renewal) -> list[str]:
     ]
     if renewal.program is MANAGER:
         said.append(f"  copy {private} to the same place on every other host of the cluster (mode 0600)")
-        said.append("  managers that run keep the key that they started with; every new one has the new key")
+        said.append("  restart the managers when it suits: each keeps the key that it started with")
     else:
         said.append("  reload the server in this guest: systemctl reload cmappserver, or signal HUP")
+        said.append("  (a manager that runs reads its trust store again when it meets the new key)")
     return [*said, "", "then, when nobody uses the old key any more:", f"  {_command(renewal)} --finish"]
 
 
@@ -211,7 +212,7 @@ def _finish(renewal: Renewal) -> list[str]:
         "",
         "what to do now:",
         *_copy_words(renewal),
-        "whose trust store holds certificates of others too, takes the old one out instead:",
+        "where a trust store holds other keys too, take the old one out instead:",
         f"  cmapppki trust STORE --remove {fingerprint(old)}",
     ]
 
@@ -249,12 +250,9 @@ def _copy_words(renewal: Renewal) -> list[str]:
     if renewal.program is MANAGER:
         return [
             f"  copy {public} to {GUEST_DIRECTORY} in every guest, and reload the server there",
-            "  (where a guest trusts other hosts too: cmapppki trust its client.public with this one)",
+            "  (where a guest trusts other keys too, add it there: cmapppki trust STORE client.public)",
         ]
-    return [
-        f"  copy {public} to {HOST_DIRECTORY}/server_{for_file(renewal.guest or 'NAME')}.public on every host",
-        "  (a manager reads it when it starts, or see docs/keys.md)",
-    ]
+    return [f"  copy {public} to {HOST_DIRECTORY}/server_{for_file(renewal.guest or 'NAME')}.public on every host"]
 
 
 def _command(renewal: Renewal) -> str:

@@ -43,7 +43,7 @@ STORE is made where it does not exist, and never left half written.
 
 In a rotation the new certificate is added beside the old one, and the old one goes
 when nobody uses it any more. The server reads its trust store again on reload
-(systemctl reload cmappserver), a manager when it starts.
+(systemctl reload cmappserver), a manager when it starts or meets another key.
 
 examples:
   cmapppki trust /opt/hp/cmappserver/client.public /tmp/client.public
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     save(store, entries)
     verb = "wrote" if store.exists else "made"
     said.append(f"{verb} {store.path}: {store.form}, {count(len(entries), 'certificate')}")
-    said.append("reload the server that uses it (HUP); a manager reads it when it starts")
+    said.append("a server that uses it has to be reloaded (HUP); a manager reads it by itself")
     return Answer(tuple(said), done="the trust store is written")
 
 

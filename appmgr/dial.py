@@ -110,12 +110,13 @@ class Dialer:
         try:
             return await self._secure(transport)
         except PeerRefused as error:
-            await trio.aclose_forcefully(transport)
-            await self._reread_trust()
-            raise ContactError(str(error)) from error
+            refusal = error
         except BaseException:
             await trio.aclose_forcefully(transport)
             raise
+        await trio.aclose_forcefully(transport)
+        await self._reread_trust()
+        raise ContactError(str(refusal)) from refusal
 
     def reminders(self) -> list[str]:
         """Give what is to be said now about certificates near their end, ours and the server's; each once a day."""
@@ -190,15 +191,18 @@ class Dialer:
         """Shake hands and judge the server's key. Raises `PeerRefused` where it is not one that we trust."""
         heed_dates(self._context, self._material, time.time())
         stream = trio.SSLStream(transport, self._context, server_hostname=None, https_compatible=False)
+        broken: trio.BrokenResourceError | None = None
         with trio.move_on_after(self._handshake_seconds) as scope:
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as error:
-                await _send_alert(stream, transport)
-                reason = self._explain_handshake(error, stream)
-                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                    raise PeerRefused(reason) from error
-                raise ContactError(reason) from error
+                broken = error
+        if broken is not None:
+            await _send_alert(stream, transport)
+            reason = self._explain_handshake(broken, stream)
+            if isinstance(broken.__cause__, ssl.SSLCertVerificationError):
+                raise PeerRefused(reason) from broken
+            raise ContactError(reason) from broken
         if scope.cancelled_caught:
             raise ContactError(f"the TLS handshake took longer than {self._handshake_seconds:g} s")
         der = cast("bytes", stream.getpeercert(binary_form=True))

@@ -286,7 +286,7 @@ def test_dates_are_left_to_the_judgement_only_while_a_pin_is_out_of_date() -> No
     assert context.verify_flags == strict
 
 
-def any_key(kind: str, usage: x509.ObjectIdentifier | None = None) -> Material:
+def any_key(kind: str, usage: x509.ObjectIdentifier | x509.KeyUsage | None = None) -> Material:
     """What another tool makes: a self-signed certificate over a key of this kind, with or without a purpose."""
     made: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
     match kind:
@@ -299,7 +299,9 @@ def any_key(kind: str, usage: x509.ObjectIdentifier | None = None) -> Material:
     name = parse_dname(f"CN={kind}")
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(made.public_key())
     builder = builder.serial_number(7).not_valid_before(NOW - DAY).not_valid_after(NOW + 100 * DAY)
-    if usage is not None:
+    if isinstance(usage, x509.KeyUsage):
+        builder = builder.add_extension(usage, critical=True)
+    elif usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     signed = builder.sign(made, None if isinstance(made, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     own = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -329,6 +331,23 @@ def test_what_a_certificate_from_elsewhere_may_be_used_for_is_honoured(
     one, two = any_key("P-256"), any_key("P-256", usage)
     ends = shake(server_context(replace(one, pins=two.pins)), client_context(replace(two, pins=one.pins)))
     assert (ends[0].error is None) is welcome
+
+
+def key_usage(*, signs: bool) -> x509.KeyUsage:
+    """May sign handshakes, or may sign nothing but lists of what was revoked."""
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign")
+    off = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=signs, crl_sign=not signs, **off)
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_key_usage_of_a_certificate_from_elsewhere_is_honoured_on_both_sides(*, signs: bool) -> None:
+    plain, limited = any_key("P-256"), any_key("P-256", key_usage(signs=signs))
+    for server, client in ((plain, limited), (limited, plain)):
+        ends = shake(
+            server_context(replace(server, pins=client.pins)), client_context(replace(client, pins=server.pins))
+        )
+        assert all(end.error is None for end in ends) is signs
 
 
 def test_a_certificate_without_its_key_cannot_be_shown() -> None:

@@ -28,11 +28,12 @@ def days_left(certificate: x509.Certificate, at: datetime) -> int:
 
 
 def date_fault(certificate: x509.Certificate, at: datetime) -> str | None:
-    """Say how the dates of a certificate do not cover a moment; `None` where they do."""
+    """Say how the dates of a certificate do not cover a moment, and which moment; `None` where they do."""
     if at > certificate.not_valid_after_utc:
-        return f"expired on {day(certificate.not_valid_after_utc)}"
+        return f"expired on {moment(certificate.not_valid_after_utc)} (judged at {moment(at)})"
     if at < certificate.not_valid_before_utc:
-        return f"is not valid before {moment(certificate.not_valid_before_utc)} (is the clock right?)"
+        begins = moment(certificate.not_valid_before_utc)
+        return f"is not valid before {begins} (judged at {moment(at)}: is the clock right?)"
     return None
 
 

@@ -12,6 +12,7 @@ from pki.certificates import describe_key, describe_subject, fingerprint, key_fa
 from pki.dates import Level, count, days_left, expiry_words, moment
 from pki.options import Answer, Commands, add_command, given_password, passwords_to_try
 from pki.reading import Contents, read_with_any, spki
+from pki.stores import chain
 
 PRIVATE_KEY, TRUSTED, CHAIN = "private key", "trusted certificate", "chain certificate"
 """The first two are what keytool calls PrivateKeyEntry and trustedCertEntry."""
@@ -57,8 +58,7 @@ def kind_of(contents: Contents, certificate: x509.Certificate) -> str:
     """Tell what a certificate of a store is there for."""
     if certificate == contents.leaf:
         return PRIVATE_KEY
-    # With a key, the others are the authorities above it, as far as their names tell.
-    if contents.key is not None and any(certificate.subject == other.issuer for other, _ in contents.certificates):
+    if contents.leaf is not None and certificate in chain(contents.leaf, [other for other, _ in contents.certificates]):
         return CHAIN
     return TRUSTED
 
@@ -69,7 +69,7 @@ def store_warnings(contents: Contents) -> list[str]:
     if contents.key_count > 1:
         found.append(
             f"{count(contents.key_count, 'private key')} in one store: the programs refuse it; keep one "
-            "(keytool -delete -alias ... takes one out)"
+            "(keytool -delete -alias ALIAS takes one out)"
         )
     if contents.key is not None and contents.leaf is None:
         found.append("a private key without its certificate: make new keys")

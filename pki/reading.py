@@ -26,6 +26,9 @@ _KEY_BAG_OIDS = (bytes.fromhex("060b2a864886f70d010c0a0101"), bytes.fromhex("060
 """keyBag and pkcs8ShroudedKeyBag (RFC 7292, appendix D). The bags' labels stand outside the encryption in what
 keytool, OpenSSL and we write."""
 
+NEW_KEYS = "make new keys with cmapppki client on the host, or cmapppki server in the guest"
+"""The cure of whatever is wrong with a key itself."""
+
 _SETTINGS = {"key store": "keyStorePassword", "trust store": "trustStorePassword"}
 """Which key of the configuration holds the password of a store in that role; elsewhere it is the tool's option."""
 
@@ -97,14 +100,11 @@ def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> Contents:
         store = pkcs12.load_pkcs12(data, password.encode())
     except ValueError as error:
         if str(error).startswith("Invalid password"):
-            setting = _SETTINGS.get(what, "--storepass")
-            raise PasswordError(
-                f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file"
-            ) from error
+            raise PasswordError(_wrong_password(path, what)) from error
         # The password was right. keytool writes a parameter into DSA certificates that cryptography does not read.
         raise KeysError(
             f"cannot read what is in the {what} {path!r}: a DSA key, as keytool made them by default, which TLS 1.3 "
-            "cannot use, or a damaged file: make new keys with cmapppki"
+            f"cannot use, or a damaged file: {NEW_KEYS}"
         ) from error
     except Exception as error:
         # UnsupportedAlgorithm, and whatever a parser of hostile bytes may raise: one line, not a traceback.
@@ -113,6 +113,14 @@ def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> Contents:
     named = tuple((entry.certificate, _alias(entry.friendly_name)) for entry in bundled)
     keys = sum(data.count(oid) for oid in _KEY_BAG_OIDS)
     return Contents("PKCS#12", store.key, store.cert.certificate if store.cert else None, named, keys)
+
+
+def _wrong_password(path: str, what: str) -> str:
+    setting = _SETTINGS.get(what, "--storepass")
+    return (
+        f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file: try the password with: "
+        f"cmapppki list {shlex.quote(path)} --storepass -"
+    )
 
 
 def _alias(name: bytes | None) -> str | None:
@@ -132,9 +140,7 @@ def _load_pem(data: bytes, path: str, password: str, what: str) -> Contents:
     try:
         key = serialization.load_pem_private_key(blocks[0], password.encode() if pem.is_encrypted(blocks[0]) else None)
     except (ValueError, TypeError) as error:
-        raise PasswordError(
-            f"cannot open the {what} {path!r}: wrong password for its private key, or a damaged file"
-        ) from error
+        raise PasswordError(_wrong_password(path, what)) from error
     except Exception as error:
         raise KeysError(f"cannot open the {what} {path!r}: {type(error).__name__}: {error}") from error
     own = spki(key.public_key())

@@ -7,6 +7,7 @@ at night.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from cryptography import x509
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from pki.certificates import Issued, key_fault
 from pki.errors import KeysError
 from pki.material import Keys, Material, Pin
-from pki.reading import read_contents, spki
+from pki.reading import NEW_KEYS, read_contents, spki
 
 CLIENT_KEY_PASSWORD = "clientpw"
 SERVER_KEY_PASSWORD = "serverpw"
@@ -56,19 +57,20 @@ def load_key_store(path: str, password: str) -> tuple[bytes, bytes]:
         )
     if contents.key_count > 1:
         raise KeysError(
-            f"the key store {path!r} holds several private keys: keep one (keytool -delete -alias ... takes one out)"
+            f"the key store {path!r} holds several private keys: keep one, and take the others out with: "
+            f"keytool -delete -alias ALIAS -keystore {shlex.quote(path)}"
         )
     if contents.leaf is None:
-        raise KeysError(f"the key store {path!r} holds no certificate that belongs to its private key: make new keys")
+        raise KeysError(f"the key store {path!r} holds no certificate that belongs to its private key: {NEW_KEYS}")
     if spki(contents.leaf.public_key()) != spki(contents.key.public_key()):
-        raise KeysError(f"the private key in the key store {path!r} does not match its certificate: make new keys")
+        raise KeysError(f"the private key in the key store {path!r} does not match its certificate: {NEW_KEYS}")
     if fault := key_fault(contents.leaf.public_key()):
-        raise KeysError(f"the key store {path!r} holds {fault}, which TLS 1.3 cannot use: make new keys with cmapppki")
-    chain = _chain(contents.leaf, [certificate for certificate, _ in contents.certificates])
+        raise KeysError(f"the key store {path!r} holds {fault}, which TLS 1.3 cannot use: {NEW_KEYS}")
+    leaf_first = chain(contents.leaf, [certificate for certificate, _ in contents.certificates])
     key_pem = contents.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain), key_pem
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in leaf_first), key_pem
 
 
 def load_trust_store(path: str, password: str) -> tuple[Pin, ...]:
@@ -84,7 +86,7 @@ def load_trust_store(path: str, password: str) -> tuple[Pin, ...]:
         if fault := key_fault(certificate.public_key()):
             raise KeysError(
                 f"the trust store {path!r} holds a certificate with {fault}, which TLS 1.3 cannot use: "
-                "make new keys with cmapppki where it comes from"
+                "make new keys where it comes from, and copy its new certificate"
             )
         der = certificate.public_bytes(serialization.Encoding.DER)
         found.setdefault(der, Pin(der, alias or f"certificate {number}"))
@@ -108,11 +110,12 @@ def trust_store_bytes(pins: Iterable[tuple[x509.Certificate, str]], password: st
     return pkcs12.serialize_java_truststore(entries, serialization.BestAvailableEncryption(password.encode()))
 
 
-def _chain(leaf: x509.Certificate, others: list[x509.Certificate]) -> list[x509.Certificate]:
-    chain = [leaf]
-    while len(chain) < MAX_CHAIN_CERTIFICATES and chain[-1].issuer != chain[-1].subject:
-        above = next((found for found in others if found.subject == chain[-1].issuer and found not in chain), None)
+def chain(leaf: x509.Certificate, others: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Give a certificate and those of the others that stand above it, by their names, lowest first."""
+    found = [leaf]
+    while len(found) < MAX_CHAIN_CERTIFICATES and found[-1].issuer != found[-1].subject:
+        above = next((other for other in others if other.subject == found[-1].issuer and other not in found), None)
         if above is None:
             break
-        chain.append(above)
-    return chain
+        found.append(above)
+    return found

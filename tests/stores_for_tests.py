@@ -70,10 +70,16 @@ def authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 
 def issued_by(
-    key: ec.EllipticCurvePrivateKey, root: x509.Certificate, san: str | None, *, purpose: Purpose, days: int = 300
+    key: ec.EllipticCurvePrivateKey,
+    root: x509.Certificate,
+    san: str | None,
+    *,
+    purpose: Purpose,
+    days: int = 300,
+    own: ec.EllipticCurvePrivateKey | None = None,
 ) -> x509.Certificate:
-    """A leaf that an authority issued; its own key is thrown away."""
-    own = ec.generate_private_key(ec.SECP256R1())
+    """A leaf that an authority issued; without `own` its key is thrown away."""
+    own = own or ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.CLIENT_AUTH if purpose is Purpose.CLIENT else ExtendedKeyUsageOID.SERVER_AUTH
     builder = _builder("leaf", "authority", own, NOW + timedelta(days=days))
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

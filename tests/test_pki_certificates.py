@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 from pki.certificates import (
     Issued,
     Purpose,
+    alternative_names,
+    describe_key,
     describe_subject,
     fingerprint,
+    is_authority,
     issue,
     key_fault,
     parse_dname,
+    purpose_fault,
 )
 from pki.errors import DnameError
 
@@ -189,6 +193,84 @@ def _under_authority(made: Issued) -> tuple[x509.Certificate, x509.Certificate]:
         if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
             leaf = leaf.add_extension(extension.value, extension.critical)
     return leaf.sign(key, hashes.SHA256()), root
+
+
+def elsewhere(*extensions: x509.ExtensionType) -> x509.Certificate:
+    """A certificate that another tool made, with just these extensions."""
+    made = issued()
+    builder = (
+        x509
+        .CertificateBuilder()
+        .subject_name(made.certificate.subject)
+        .issuer_name(made.certificate.subject)
+        .public_key(made.key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=1))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(made.key, hashes.SHA256())
+
+
+def usage(*, signature: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(signature, False, not signature, False, False, False, False, False, False)
+
+
+ANY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+
+
+@pytest.mark.parametrize(
+    ("extensions", "purpose", "fault"),
+    [
+        ((), Purpose.CLIENT, None),
+        ((BOTH, usage(signature=True)), Purpose.CLIENT, None),
+        ((BOTH,), Purpose.SERVER, None),
+        ((ANY,), Purpose.SERVER, "its extended key usage does not allow it to be a server"),
+        ((BOTH, usage(signature=False)), Purpose.SERVER, "its key usage does not allow signatures"),
+    ],
+)
+def test_the_usage_that_a_certificate_from_elsewhere_names_is_honoured(
+    extensions: tuple[x509.ExtensionType, ...], purpose: Purpose, fault: str | None
+) -> None:
+    found = purpose_fault(elsewhere(*extensions), purpose)
+    assert found == fault or (found and fault and found.startswith(fault))
+
+
+def test_ours_have_one_purpose_and_are_no_authorities() -> None:
+    certificate = issued(Purpose.CLIENT).certificate
+    assert purpose_fault(certificate, Purpose.CLIENT) is None
+    assert purpose_fault(certificate, Purpose.SERVER) == "its extended key usage does not allow it to be a server"
+    assert not is_authority(certificate)
+    assert not is_authority(elsewhere())
+    assert is_authority(elsewhere(x509.BasicConstraints(ca=True, path_length=None)))
+
+
+def test_a_certificate_names_its_own_key_as_that_of_its_issuer() -> None:
+    extensions = issued().certificate.extensions
+    own = extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    assert extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == own.digest
+
+
+def test_a_successor_has_subject_and_names_of_the_old_certificate_and_another_key() -> None:
+    old = issued(name="10.0.0.1", dname="CN=x, O=y").certificate
+    new = issue(Purpose.SERVER, "other", now=NOW, like=old).certificate
+    assert (new.subject, alternative_names(new)) == (old.subject, alternative_names(old))
+    assert new.public_key() != old.public_key()
+    named = issue(Purpose.SERVER, "other", dname="CN=z", now=NOW, like=elsewhere()).certificate
+    assert describe_subject(named) == "CN=z"
+    assert alternative_names(named) == x509.SubjectAlternativeName([x509.DNSName("other")])
+
+
+def test_keys_are_described_by_algorithm_and_size() -> None:
+    assert describe_key(issued().key.public_key()) == "EC secp256r1, 256 bits"
+    assert describe_key(rsa.generate_private_key(65537, 2048).public_key()) == "RSA, 2048 bits"
+    assert describe_key(ed25519.Ed25519PrivateKey.generate().public_key()) == "Ed25519"
+
+
+def test_a_subject_cannot_play_with_the_terminal() -> None:
+    assert describe_subject(issued(dname="CN=a\x1b[2Jb").certificate) == "CN=a?[2Jb"
 
 
 def test_keys_that_tls_13_cannot_use_are_told_from_those_it_can() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,11 +30,11 @@ from stores_for_tests import (
 
 from appmgr import settings as manager_settings
 from appserver import settings as server_settings
-from pki import programs
+from pki import checking, programs
 from pki.certificates import Issued, Purpose
 from pki.checking import program_of
 from pki.cli import main
-from pki.dates import Level, parse_moment
+from pki.dates import Level, moment, parse_moment
 from pki.doctor import Identity, judge_acceptance, judge_modes
 from pki.errors import SettingsError
 from pki.settings import parse_document
@@ -264,6 +266,81 @@ def test_no_configuration_at_all_ends_with_2_in_one_line(tmp_path: Path, capsys:
     status, out = check(capsys, "--config", str(tmp_path / "absent"))
     assert (status, out.count("\n")) == (2, 1)
     assert "does not exist" in out
+
+
+@pytest.fixture
+def defaults(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The tool takes this place's files for the default ones."""
+    for name, program, home in (("MANAGER", programs.MANAGER, place.host), ("SERVER", programs.SERVER, place.guest)):
+        config, key, trusted = home / f"{program.name}.conf", home / program.private_name, home / "trust.store"
+        moved = replace(program, config_path=str(config), key_store=str(key), trust_store=str(trusted))
+        monkeypatch.setattr(checking, name, moved)
+    return place
+
+
+@pytest.mark.usefixtures("defaults")
+def test_both_default_files_are_read_where_none_is_named(capsys: Captured) -> None:
+    status, out = check(capsys)
+    assert status == 0, out
+    assert "the manager reaches the guest of" in out
+
+
+def test_a_program_without_configuration_is_judged_by_its_defaults(defaults: Place, capsys: Captured) -> None:
+    (defaults.host / "cmappmgr.conf").unlink()
+    shutil.rmtree(defaults.guest)
+    trust_store(defaults.host / "trust.store", GUEST, alias="serverpublic")
+    status, out = check(capsys)
+    assert status == 0, out
+    assert "absent: cmappmgr's defaults" in out
+    assert "every node: this side is ready" in out
+
+
+def test_a_machine_without_either_program_has_nothing_to_check(defaults: Place, capsys: Captured) -> None:
+    shutil.rmtree(defaults.host)
+    shutil.rmtree(defaults.guest)
+    status, out = check(capsys)
+    assert (status, out.count("\n")) == (2, 1)
+    assert "nothing to check: neither" in out
+
+
+def test_a_broken_default_file_ends_with_2(defaults: Place, capsys: Captured) -> None:
+    (defaults.host / "cmappmgr.conf").write_text("nonsense")
+    status, out = check(capsys)
+    assert (status, "is not key=value" in out) == (2, True)
+
+
+def test_a_certificate_from_the_future_is_named_with_both_dates(place: Place, capsys: Captured) -> None:
+    early = (NOW - timedelta(days=30)).isoformat()
+    status, out = check(capsys, *place.host_words, "--at", early)
+    assert status == 1
+    assert f"is not valid before {moment(GUEST.certificate.not_valid_before_utc)} (judged at" in out
+    assert "is the clock right?" in out
+
+
+def test_a_renewal_that_has_begun_is_told_of(place: Place, capsys: Captured) -> None:
+    assert main(["renew", "client", "--dir", str(place.host)]) == 0
+    status, out = check(capsys, *place.host_words)
+    assert status == 0, out
+    assert "a renewal has begun: when its certificate is everywhere, cmapppki renew client --switch" in out
+
+
+def test_a_public_file_that_cannot_be_read_is_a_warning(place: Place, capsys: Captured) -> None:
+    put(place.guest / "server_g1.public", b"rubbish")
+    status, out = check(capsys, *place.guest_words)
+    assert (status, "neither PKCS#12 nor PEM" in out) == (1, True), out
+
+
+def test_unusable_keys_of_one_side_make_the_pair_unusable(place: Place, capsys: Captured) -> None:
+    put(place.guest / "server.private", b"rubbish")
+    status, out = check(capsys, *place.host_words, *place.guest_words)
+    assert (status, "node g1: cannot be reached: see above" in out) == (2, True), out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_is_a_warning(place: Place, capsys: Captured) -> None:
+    os.chown(place.host / "client.private", 12345, 12345)
+    status, out = check(capsys, *place.host_words)
+    assert (status, "it belongs to the user 12345, who may change it: chown root" in out) == (1, True), out
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_an_encrypted_pem_key_is_opened_with_the_stores_password(tmp_path: Path)
     data = key_pem(HOST, BestAvailableEncryption(b"clientpw")) + certificate_pem(HOST)
     path = put(tmp_path / "k", data)
     assert stores.load_key_store(path, "clientpw")[1] == key_pem(HOST)
-    assert "wrong password for its private key" in refusal(path, password="other1")
+    assert "wrong password (keyStorePassword)" in refusal(path, password="other1")
 
 
 def test_a_bare_der_certificate_is_a_trust_store_of_one(tmp_path: Path) -> None:
@@ -120,7 +120,9 @@ def test_an_old_java_store_is_refused_with_the_command_that_converts_it(tmp_path
 
 
 def test_a_wrong_password_names_the_key_of_the_configuration(tmp_path: Path) -> None:
-    assert "wrong password (keyStorePassword)" in refusal(key_store(tmp_path / "k"), password="other1")
+    told = refusal(key_store(tmp_path / "a k"), password="other1")
+    assert "wrong password (keyStorePassword)" in told
+    assert f"try the password with: cmapppki list '{tmp_path}/a k' --storepass -" in told
     assert "wrong password (trustStorePassword)" in refusal(
         trust_store(tmp_path / "t"), what="trust", password="other1"
     )
@@ -140,7 +142,9 @@ def test_a_key_without_its_certificate_is_refused(tmp_path: Path) -> None:
 
 def test_several_private_keys_are_refused(tmp_path: Path) -> None:
     data = key_pem(HOST) + certificate_pem(HOST) + key_pem(GUEST)
-    assert "several private keys" in refusal(put(tmp_path / "k", data))
+    told = refusal(put(tmp_path / "k", data))
+    assert "several private keys: keep one, and take the others out with: " in told
+    assert told.endswith(f"keytool -delete -alias ALIAS -keystore {tmp_path}/k")
 
 
 def test_an_empty_trust_store_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 from stores_for_tests import (
     GUEST,
     HOST,
@@ -19,6 +21,7 @@ from stores_for_tests import (
     der,
     expiring,
     held,
+    issued_by,
     key_pem,
     key_store,
     pem,
@@ -118,6 +121,23 @@ def test_several_keys_and_a_key_that_does_not_match_are_listed_with_a_warning(tm
     assert "2 private keys in one store" in str(listed(capsys, path)["warnings"])
     path = put(tmp_path / "k", key_pem(HOST) + pem(GUEST))
     assert "does not match its certificate" in str(listed(capsys, path)["warnings"])
+
+
+def test_in_a_key_store_the_chain_is_told_from_trusted_certificates(tmp_path: Path, capsys: Captured) -> None:
+    key, root = authority()
+    own = ec.generate_private_key(ec.SECP256R1())
+    leaf = issued_by(key, root, "host1", purpose=Purpose.CLIENT, own=own)
+    data = pkcs12.serialize_key_and_certificates(
+        b"x", own, leaf, [root, GUEST.certificate], BestAvailableEncryption(b"public")
+    )
+    kinds = {entry["subject"]: entry["kind"] for entry in entries(capsys, put(tmp_path / "k", data))}
+    assert kinds == {"CN=leaf": "private key", "CN=authority": "chain certificate", "CN=g1": "trusted certificate"}
+
+
+def test_a_key_without_a_certificate_is_listed_with_a_warning(tmp_path: Path, capsys: Captured) -> None:
+    warnings = str(listed(capsys, put(tmp_path / "k", key_pem(HOST)))["warnings"])
+    assert "a private key without its certificate" in warnings
+    assert "no certificate: nobody is trusted" in warnings
 
 
 def test_a_list_with_an_unknown_password_is_one_line_and_the_right_one_opens(tmp_path: Path, capsys: Captured) -> None:

@@ -53,12 +53,17 @@ def add_key_options(command: argparse.ArgumentParser, *, dname: str) -> None:
     """Add what every command takes that makes a key; `dname` is the default of that option in words."""
     command.add_argument("--dname", help=f"subject, such as 'CN=host, O=Example' (default: {dname})")
     command.add_argument(
-        "--validity", type=int, default=DEFAULT_VALIDITY_DAYS, metavar="DAYS", help="default: %(default)s"
+        "--validity",
+        type=int,
+        metavar="DAYS",
+        help=f"how long the certificate holds (default: {DEFAULT_VALIDITY_DAYS})",
     )
 
 
-def require_validity(days: int) -> int:
-    """Give the number of days back. Raises `UsageError` for one that no certificate can have."""
+def require_validity(days: int | None) -> int:
+    """Give the number of days, or the default. Raises `UsageError` for one that no certificate can have."""
+    if days is None:
+        return DEFAULT_VALIDITY_DAYS
     if not 1 <= days <= MAX_VALIDITY_DAYS:
         raise UsageError(f"--validity: {days} is not between 1 and {MAX_VALIDITY_DAYS} days")
     return days

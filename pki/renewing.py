@@ -17,6 +17,7 @@ the backup, then the rename: if the machine stops between the two, old and backu
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import socket
 from collections.abc import Sequence
@@ -81,10 +82,17 @@ class Renewal:
         """The key store in use."""
         return os.path.join(self.directory, self.program.private_name)
 
-    @property
-    def publics(self) -> list[str]:
-        """The files that go to the other side; the last is the one to copy."""
-        return [os.path.join(self.directory, name) for name in public_names(self.program, self.guest)]
+    def publics(self, old: x509.Certificate) -> list[str]:
+        """Give the files that go to the other side, and any others that hold the old certificate for it.
+
+        The last one is that to copy.
+        """
+        named = [os.path.join(self.directory, name) for name in public_names(self.program, self.guest)]
+        if self.program is MANAGER:
+            return named
+        # Who made the keys with --guest and forgets it now must not be left with a stale file.
+        beside = sorted(glob.glob(os.path.join(glob.escape(self.directory), "server_*.public")))
+        return [*(path for path in beside if path not in named and _holds(path, old)), *named]
 
 
 def add_commands(commands: Commands) -> None:
@@ -121,6 +129,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     passwords = (program.key_password,) if given is None else (given,)
     renewal = Renewal(program, directory, guest, passwords)
     days = require_validity(arguments.validity)
+    if (arguments.switch or arguments.finish) and (
+        arguments.validity is not None or arguments.dname is not None or arguments.force
+    ):
+        raise UsageError("--dname, --validity and --force are for the first step, which makes the new key")
     if arguments.switch:
         return Answer(tuple(_switch(renewal)), done="the new key store is in its place")
     if arguments.finish:
@@ -137,7 +149,8 @@ def _begin(renewal: Renewal, dname: str | None, days: int, *, force: bool) -> li
             f"{fresh!r} exists already, a renewal has begun: finish it with --switch, or replace it with --force"
         )
     # Whatever is wrong with the public files, nothing is made then.
-    held = [trusting.open_trust_store(path, None) for path in renewal.publics]
+    publics = renewal.publics(old)
+    held = [trusting.open_trust_store(path, None) for path in publics]
     given_up = [_certificate(fresh, renewal.passwords)[0]] if os.path.lexists(fresh) else []
     name = renewal.guest or socket.gethostname()
     issued = issue(program.purpose, name, dname=dname, validity_days=days, now=datetime.now(timezone.utc), like=old)
@@ -148,13 +161,13 @@ def _begin(renewal: Renewal, dname: str | None, days: int, *, force: bool) -> li
         _change(store, program, wanted=[old, certificate], unwanted=given_up)
     return [
         f"made {fresh}: key store, to take the place of {renewal.private}, which stays in use",
-        *(f"wrote {path}: holds the old and the new certificate" for path in renewal.publics),
+        *(f"wrote {path}: holds the old and the new certificate" for path in publics),
         f"old: SHA-256 {fingerprint(old)}, expires {moment(old.not_valid_after_utc)}",
         f"new: SHA-256 {fingerprint(certificate)}, expires {moment(certificate.not_valid_after_utc)}",
         f"subject {describe_subject(certificate)}",
         "",
         "what to do now:",
-        *_copy_words(renewal),
+        *_copy_words(renewal, publics[-1]),
         "",
         "then, when all of them hold both certificates:",
         f"  {_command(renewal)} --switch",
@@ -166,7 +179,8 @@ def _switch(renewal: Renewal) -> list[str]:
     if not os.path.lexists(fresh):
         raise KeysError(f"{fresh!r} does not exist: there is nothing to switch to; begin with {_command(renewal)}")
     new, _ = _certificate(fresh, renewal.passwords)
-    for path in renewal.publics:
+    old, _ = _certificate(private, renewal.passwords)
+    for path in renewal.publics(old):
         if not _holds(path, new):
             raise KeysError(
                 f"{path!r} does not hold the new certificate, so the other side cannot either: add it with "
@@ -200,18 +214,19 @@ def _finish(renewal: Renewal) -> list[str]:
         raise KeysError(
             f"{backup!r} and {private!r} hold the same key, so the old one is still in use: nothing to finish"
         )
-    for path in renewal.publics:
+    publics = renewal.publics(old)
+    for path in publics:
         _change(trusting.open_trust_store(path, None), renewal.program, wanted=[new], unwanted=[old])
     try:
         os.unlink(backup)
     except OSError as error:
         raise KeysError(f"cannot remove {backup!r}: {error.strerror} (errno:{error.errno})") from error
     return [
-        *(f"wrote {path}: the old certificate is out" for path in renewal.publics),
+        *(f"wrote {path}: the old certificate is out" for path in publics),
         f"removed {backup}",
         "",
         "what to do now:",
-        *_copy_words(renewal),
+        *_copy_words(renewal, publics[-1]),
         "where a trust store holds other keys too, take the old one out instead:",
         f"  cmapppki trust STORE --remove {fingerprint(old)}",
     ]
@@ -241,12 +256,14 @@ def _change(
 def _holds(path: str, certificate: x509.Certificate) -> bool:
     if not os.path.lexists(path):
         return False
-    contents, _ = read_with_any(path, passwords_to_try(None), "trust store")
+    try:
+        contents, _ = read_with_any(path, passwords_to_try(None), "trust store")
+    except KeysError:
+        return False
     return any(certificate == held for held, _ in contents.certificates)
 
 
-def _copy_words(renewal: Renewal) -> list[str]:
-    public = renewal.publics[-1]
+def _copy_words(renewal: Renewal, public: str) -> list[str]:
     if renewal.program is MANAGER:
         return [
             f"  copy {public} to {GUEST_DIRECTORY} in every guest, and reload the server there",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from pair import Guest, wait_for_match
 from stores_for_tests import GUEST, HOST, NOW, der, expiring, held, key_store, print_of, trust_store
 
 from pki import stores
@@ -196,7 +198,14 @@ def test_a_key_that_is_still_in_use_is_not_finished(host: Path, capsys: Captured
 
 @pytest.mark.parametrize(
     "words",
-    [["client", "--guest", "g1"], ["host"], ["client", "--switch", "--finish"], ["server", "--guest", "a/b"], []],
+    [
+        ["client", "--guest", "g1"],
+        ["host"],
+        ["client", "--switch", "--finish"],
+        ["server", "--guest", "a/b"],
+        ["client", "--switch", "--force"],
+        [],
+    ],
 )
 def test_words_that_make_no_sense_end_with_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -208,3 +217,41 @@ def test_a_guest_named_by_its_address_gets_a_file_name_without_colons(tmp_path: 
     key_store(tmp_path / "server.private", GUEST, "serverpw", "serverprivate")
     assert renew(tmp_path, "--guest", "fe80::1", side="server") == 0
     assert len(held(tmp_path / "server_fe80--1.public")) == 2
+
+
+def test_a_guest_that_forgets_its_name_renews_the_file_for_the_hosts_all_the_same(tmp_path: Path) -> None:
+    key_store(tmp_path / "server.private", GUEST, "serverpw", "serverprivate")
+    own_file, other_file = tmp_path / "server_g1.public", tmp_path / "server_g2.public"
+    trust_store(own_file, GUEST, alias="serverpublic")
+    trust_store(other_file, HOST)
+    (tmp_path / "server_g3.public").write_bytes(b"rubbish")
+    for step, expected in (([], 2), (["--switch"], 2), (["--finish"], 1)):
+        assert renew(tmp_path, *step, side="server") == 0
+        assert len(held(own_file)) == expected
+        assert pins(other_file) == [der(HOST)]
+    assert der(GUEST) not in pins(own_file)
+
+
+def reload(guest: Guest) -> None:
+    assert guest.server is not None
+    before = len(guest.server_log)
+    guest.server.send_signal(signal.SIGHUP)
+    wait_for_match(lambda: guest.server_log[before:], "read again and in force")
+
+
+@pytest.mark.slow
+def test_a_running_pair_runs_after_every_step_of_both_renewals(guest: Guest) -> None:
+    exact = ["-service", "/bin/sh", "-c", "exit 7"]
+    steady = guest.manager("-service", "/bin/sleep", "1000")
+    steady.wait_started()
+    sides = ("client", "server")
+    for step in ([], ["--switch"], ["--finish"]):
+        for side in sides:
+            assert renew(guest.directory, *step, side=side) == 0
+            status, log = guest.run(*exact)
+            assert status == 7, (side, step, log)
+            reload(guest)
+            status, log = guest.run(*exact)
+            assert status == 7, (side, step, log)
+    assert steady.process.poll() is None
+    assert "contact" not in steady.log

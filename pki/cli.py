@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse does it.
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes `STORE --option VALUE SOURCE` for a STORE without sources, and has the SOURCE left over.
+    if rest and (arguments.command != "trust" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.sources += rest
     if arguments.version:
         from importlib.metadata import version
 

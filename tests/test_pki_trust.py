@@ -207,6 +207,24 @@ def test_each_password_is_for_its_own_files(tmp_path: Path, monkeypatch: pytest.
     assert len(held(store, "hunter22")) == 2
 
 
+def test_sources_may_stand_behind_options(tmp_path: Path) -> None:
+    store, source = trust_store(tmp_path / "t", HOST), put(tmp_path / "s", pem(OTHER_HOST))
+    assert (
+        main([
+            "trust",
+            store,
+            "--storepass",
+            "public",
+            source,
+            "--sourcepass",
+            "public",
+            put(tmp_path / "u", pem(GUEST)),
+        ])
+        == 0
+    )
+    assert [found for _, found in held(store)] == [der(HOST), der(OTHER_HOST), der(GUEST)]
+
+
 @pytest.mark.parametrize("form", [str.upper, str.lower, lambda text: text.replace(":", "")])
 def test_a_certificate_is_removed_by_its_fingerprint_in_any_form(tmp_path: Path, form: object) -> None:
     assert callable(form)
@@ -294,7 +312,15 @@ def test_what_deserves_a_second_look_is_added_with_a_warning(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    "words", [["trust", "x"], ["trust", "x", "--remove", "12"], ["trust"], ["list"], ["list", "x", "y"]]
+    "words",
+    [
+        ["trust", "x"],
+        ["trust", "x", "--remove", "12"],
+        ["trust"],
+        ["list"],
+        ["list", "x", "y"],
+        ["trust", "x", "y", "--no", "z"],
+    ],
 )
 def test_words_that_make_no_sense_end_with_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, words: list[str]

@@ -122,11 +122,9 @@ def judge_modes(path: str, *, private: bool) -> list[Finding]:
                 Finding(Level.WARNING, path, f"others may write to it and let themselves in: chmod 644 {path}")
             )
         if status.st_uid not in {0, os.geteuid()}:
-            findings.append(
-                Finding(
-                    Level.WARNING, path, f"it belongs to the user {status.st_uid}, who may change it: chown root {path}"
-                )
-            )
+            # A server need not run as root, so this may be as it should be.
+            words = f"it belongs to the user {status.st_uid}, who may change it: if the program is not his, chown root {path}"
+            findings.append(Finding(Level.FINE, path, words))
         directory = os.path.dirname(real)
         while True:
             mode = os.stat(directory).st_mode
@@ -140,7 +138,7 @@ def judge_modes(path: str, *, private: bool) -> list[Finding]:
         findings.append(
             Finding(Level.WARNING, path, f"its mode cannot be seen: {error.strerror} (errno:{error.errno})")
         )
-    if not findings:
+    if all(finding.level is Level.FINE for finding in findings):
         words = "only its owner may use it" if private else "only its owner may change it"
         findings.append(Finding(Level.FINE, path, words))
     return findings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import suppress
 
 from pki.errors import KeysError
 
@@ -55,10 +56,11 @@ def prepare_directory(path: str) -> None:
         raise KeysError(f"the directory {path!r} is writable for everybody, who could replace keys in it: chmod o-w it")
 
 
-def write_file(path: str, data: bytes, *, mode: int, force: bool) -> None:
+def write_file(path: str, data: bytes, *, mode: int, force: bool, owner_of: str | None = None) -> None:
     """Write a file whole or not at all, with its mode from the first byte; only `force` replaces an existing one.
 
-    Raises `KeysError`; then nothing of the new file is left.
+    It gets the owner of the file `owner_of`, as far as we may give it away: a server that does not run as root must be
+    able to read what takes the place of its file. Raises `KeysError`; then nothing of the new file is left.
     """
     directory, name = os.path.split(path)
     draft = os.path.join(directory, f".{name}.{os.urandom(8).hex()}.new")
@@ -68,6 +70,8 @@ def write_file(path: str, data: bytes, *, mode: int, force: bool) -> None:
         raise KeysError(f"cannot write {path!r}: {error.strerror} (errno:{error.errno})") from error
     try:
         with open(descriptor, "wb") as file:
+            if owner_of is not None:
+                _give_away(descriptor, owner_of)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
@@ -82,6 +86,14 @@ def write_file(path: str, data: bytes, *, mode: int, force: bool) -> None:
     finally:
         if os.path.lexists(draft):
             os.unlink(draft)
+
+
+def _give_away(descriptor: int, owner_of: str) -> None:
+    if sys.platform == "win32":
+        return  # files inherit from their directory there
+    owner = os.stat(owner_of)
+    with suppress(PermissionError):
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def replace_file(path: str, replacement: str, backup: str) -> None:

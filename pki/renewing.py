@@ -155,7 +155,8 @@ def _begin(renewal: Renewal, dname: str | None, days: int, *, force: bool) -> li
     name = renewal.guest or socket.gethostname()
     issued = issue(program.purpose, name, dname=dname, validity_days=days, now=datetime.now(timezone.utc), like=old)
     # The key first: a certificate that the other side gets then implies its key.
-    write_file(fresh, stores.key_store_bytes(issued, program.key_alias, password), mode=PRIVATE_MODE, force=force)
+    key_data = stores.key_store_bytes(issued, program.key_alias, password)
+    write_file(fresh, key_data, mode=PRIVATE_MODE, force=force, owner_of=renewal.private)
     certificate = issued.certificate
     for store in held:
         _change(store, program, wanted=[old, certificate], unwanted=given_up)

@@ -216,7 +216,8 @@ def save(store: TrustStore, entries: Iterable[tuple[x509.Certificate, str | None
         data = data or stores.EMPTY_STORE
     else:
         data = stores.trust_store_bytes(unique_aliases(entries), store.password)
-    write_file(store.path, data, mode=store.mode, force=store.exists)
+    owner_of = store.path if store.exists else None
+    write_file(store.path, data, mode=store.mode, force=store.exists, owner_of=owner_of)
 
 
 def unique_aliases(

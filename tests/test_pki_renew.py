@@ -239,6 +239,16 @@ def reload(guest: Guest) -> None:
     wait_for_match(lambda: guest.server_log[before:], "read again and in force")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_keep_their_owner_so_that_a_server_of_another_user_can_read_them(host: Path) -> None:
+    for name in ("client.private", "client.public"):
+        os.chown(host / name, 12345, 54321)
+    for step in ([], ["--switch"], ["--finish"]):
+        assert renew(host, *step) == 0
+        for path in host.iterdir():
+            assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321), path
+
+
 @pytest.mark.slow
 def test_a_running_pair_runs_after_every_step_of_both_renewals(guest: Guest) -> None:
     exact = ["-service", "/bin/sh", "-c", "exit 7"]

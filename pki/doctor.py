@@ -111,37 +111,47 @@ def judge_modes(path: str, *, private: bool) -> list[Finding]:
     """Judge who else may read a private file, write to any, or replace it in its directory."""
     if sys.platform == "win32":
         return []
-    findings: list[Finding] = []
     try:
         real = os.path.realpath(path)
-        status = os.stat(real)
-        if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            findings.append(Finding(Level.WARNING, path, f"others may use its private key: chmod 600 {path}"))
-        elif not private and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            findings.append(
-                Finding(Level.WARNING, path, f"others may write to it and let themselves in: chmod 644 {path}")
-            )
-        if status.st_uid not in {0, os.geteuid()}:
-            # A server need not run as root, so this may be as it should be.
-            words = f"it belongs to the user {status.st_uid}, who may change it: if the program is not his, chown root {path}"
-            findings.append(Finding(Level.FINE, path, words))
-        directory = os.path.dirname(real)
-        while True:
-            mode = os.stat(directory).st_mode
-            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                words = f"everybody may replace files in {directory!r}: chmod o-w {directory}"
-                findings.append(Finding(Level.WARNING, path, words))
-            if directory == os.path.dirname(directory):
-                break
-            directory = os.path.dirname(directory)
+        findings = [
+            *_judge_file(path, os.stat(real), private=private),
+            *_judge_directories(path, os.path.dirname(real)),
+        ]
     except OSError as error:
-        findings.append(
-            Finding(Level.WARNING, path, f"its mode cannot be seen: {error.strerror} (errno:{error.errno})")
-        )
+        words = f"its mode cannot be seen: {error.strerror} (errno:{error.errno})"
+        return [Finding(Level.WARNING, path, words)]
     if all(finding.level is Level.FINE for finding in findings):
         words = "only its owner may use it" if private else "only its owner may change it"
         findings.append(Finding(Level.FINE, path, words))
     return findings
+
+
+def _judge_file(path: str, status: os.stat_result, *, private: bool) -> list[Finding]:
+    findings: list[Finding] = []
+    if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        findings.append(Finding(Level.WARNING, path, f"others may use its private key: chmod 600 {path}"))
+    elif not private and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        words = f"others may write to it and let themselves in: chmod 644 {path}"
+        findings.append(Finding(Level.WARNING, path, words))
+    if sys.platform != "win32" and status.st_uid not in {0, os.geteuid()}:
+        # A server need not run as root, so this may be as it should be.
+        cure = f"if the program is not his, chown root {path}"
+        words = f"it belongs to the user {status.st_uid}, who may change it: {cure}"
+        findings.append(Finding(Level.FINE, path, words))
+    return findings
+
+
+def _judge_directories(path: str, directory: str) -> list[Finding]:
+    """Judge a directory and all above it: who may rename one of them may replace what is in it."""
+    findings: list[Finding] = []
+    while True:
+        mode = os.stat(directory).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            words = f"everybody may replace files in {directory!r}: chmod o-w {directory}"
+            findings.append(Finding(Level.WARNING, path, words))
+        if directory == os.path.dirname(directory):
+            return findings
+        directory = os.path.dirname(directory)
 
 
 def judge_acceptance(

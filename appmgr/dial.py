@@ -120,7 +120,7 @@ class Dialer:
 
     def reminders(self) -> list[str]:
         """Give what is to be said now about certificates near their end, ours and the server's; each once a day."""
-        return self._reminder.due([*self._watched, *self._peer], time.time(), time.monotonic())
+        return self._reminder.due([*self._watched, *self._peer], time.time(), trio.current_time())
 
     async def _reread_trust(self) -> None:
         """Take the trust store as it is now, if that was not tried before, for the attempts to come.

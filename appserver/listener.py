@@ -123,7 +123,7 @@ class Listener:
 
     def _remind(self) -> None:
         watched = [*self._watched, *(each for guest in self._guests for each in guest.watched)]
-        for line in self._reminder.due(watched, time.time(), time.monotonic()):
+        for line in self._reminder.due(watched, time.time(), trio.current_time()):
             self._report.warning(line)
 
     def reload(self, trust: Trust, max_processes: int) -> None:

@@ -42,7 +42,7 @@ from appserver.messages import Refused
 from appserver.refusals import NO_TLS_ALERT, REFUSAL_LOG_SECONDS
 from pki.certificates import Issued, Purpose, fingerprint, parse_dname
 from pki.contexts import client_context, server_context
-from pki.expiry import CHECK_SECONDS
+from pki.expiry import CHECK_SECONDS, REMINDER_SECONDS
 from pki.material import Material
 from pki.refusals import explain_failure, explain_tls, first_certificate
 
@@ -248,6 +248,28 @@ async def test_server_says_at_its_start_whose_keys_end_soon(autojump_clock: trio
     assert "the certificate of a manager in the trust store 'trust store', CN=host4 (SHA-256" in server.log.text
     assert "expires on" in server.log.text
     assert "(in 19 days)" in server.log.text
+
+
+async def test_server_reminds_once_a_day_and_notices_within_a_minute_that_the_clock_was_set(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(trust(HOST))
+    wall = [NOW.timestamp()]
+    monkeypatch.setattr("time.time", lambda: wall[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.listener.watch_dates)
+        await trio.sleep(10 * REMINDER_SECONDS)
+        assert not server.log.lines
+        wall[0] += 390 * REMINDER_SECONDS
+        await trio.sleep(1.5 * CHECK_SECONDS)
+        assert server.log.count("in 9 days") == 2  # its own and the manager's
+        await trio.sleep(2 * REMINDER_SECONDS)
+        assert server.log.count("in 9 days") == 2 * 3
+        wall[0] += 20 * REMINDER_SECONDS
+        await trio.sleep(1.5 * CHECK_SECONDS)
+        assert server.log.count("(10 days ago)") == 2
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(server.socket)
 
 
 async def test_reload_names_new_keys_that_end_soon_at_once() -> None:

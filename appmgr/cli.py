@@ -126,7 +126,10 @@ def run(words: Sequence[str]) -> int:
     report = Report(PROGRAM)
     with EarlySignals() as early:
         try:
-            status = _run_reported(options, report, early)
+            try:
+                status = _run_reported(options, report, early)
+            finally:
+                early.collect()  # from here on nothing may interrupt the last line
         except HaltedError as halted:
             status = _halted(report, halted.number)
         report.info(f"PROGRAM EXIT CODE {status}")

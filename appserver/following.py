@@ -32,8 +32,8 @@ from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
-from appserver.procfs import is_same_process
-from appserver.records import DamagedRecordError, RecordError, RunRecord, State, StateFile
+from appserver.procfs import is_same_process, tree_without_parent
+from appserver.records import DamagedRecordError, RecordError, RunRecord, State, StateFile, StopOrder
 from appserver.services import Terms
 
 WAITER_END_SECONDS = 5.0
@@ -110,6 +110,10 @@ class Follower:
                 state = self._look()
                 return state.gone or await self._replace_waiter(state)
         except _CannotLook:
+            await trio.sleep(RETRY_SECONDS)
+        except OSError as error:
+            if error.errno not in OUT_OF_RESOURCES:
+                raise
             await trio.sleep(RETRY_SECONDS)
         return False
 
@@ -201,24 +205,34 @@ class Follower:
     async def _replace_waiter(self, state: State) -> bool:
         """Find the run another waiter; True where there is nothing left to wait for, which has been told then."""
         if state.phase == "ended":
-            # Its waiter died while it waited for survivors: they are nobody's now, the outcome stands.
-            self._conclude(replace(state, gone=True))
-            return True
+            return await self._replace_for_survivors(state)
         if state.pid is None or state.start_ticks is None:
             if self._launches == MAX_LAUNCHES:
                 raise LaunchError(f"{MAX_LAUNCHES} waiters died before they could start it")
             self._launches += 1
             await self._launching.order("launch", self._record.run_id)
         elif is_same_process(state.pid, state.start_ticks):
-            if self._adoptions:
-                await trio.sleep(ADOPT_RETRY_SECONDS)
-            self._adoptions += 1
-            with contextlib.suppress(LaunchError):  # tried again, after the pause
-                await self._launching.order("adopt", self._record.run_id)
+            await self._adopt()
         else:
-            self._conclude(self._epitaph(state, state.pid, state.start_ticks))
-            return True
+            return not self._write(self._epitaph(state, state.pid, state.start_ticks))
         return False
+
+    async def _replace_for_survivors(self, state: State) -> bool:
+        """The main process has ended, and so has the waiter that waited for the others: a stop is carried on."""
+        assert state.pid is not None
+        assert state.start_ticks is not None
+        if state.stop is not None and tree_without_parent(state.pid, state.start_ticks):
+            await self._adopt()
+            return False
+        self._write(replace(state, gone=True))  # without a stop they are nobody's now, the outcome stands
+        return True
+
+    async def _adopt(self) -> None:
+        if self._adoptions:
+            await trio.sleep(ADOPT_RETRY_SECONDS)
+        self._adoptions += 1
+        with contextlib.suppress(LaunchError):  # tried again, after the pause
+            await self._launching.order("adopt", self._record.run_id)
 
     def _epitaph(self, state: State, pid: int, start_ticks: int) -> State:
         known = outcome_of_stranger(self._pidfd, pid, start_ticks) if self._pidfd is not None else None
@@ -226,21 +240,28 @@ class Follower:
         by = state.stop.by if state.stop else None
         account = Account(ended_at=time.time(), ran_seconds=ran and round(ran, 3), stopped_by=by)
         outcome = known or Lost("its waiter was killed, and nobody else saw how it ended")
-        return replace(state, phase="ended", outcome=replace(outcome, account=account), gone=True)
+        stop = state.stop
+        if stop is None and state.survivors == "stop":
+            stop = StopOrder("the survivors policy", time.monotonic() + state.stop_timeout_seconds)
+        return replace(state, phase="ended", outcome=replace(outcome, account=account), stop=stop)
 
-    def _conclude(self, state: State) -> None:
-        """Write what the waiter cannot write any more; told even where it cannot be written."""
-        try:
+    def _write(self, state: State) -> bool:
+        """Write what the waiter cannot write any more, and tell it; where it cannot be written it is the last word:
+        False.
+        """
+        written = False
+        with contextlib.suppress(RecordError, DamagedRecordError):
             file = StateFile(self._record)
             try:
                 file.write(state)
+                written = True
             finally:
                 file.close()
-        except (RecordError, DamagedRecordError):
-            pass
+        state = state if written else replace(state, gone=True)
         if state != self._told:
             self._told = state
             self._changed(state)
+        return written
 
 
 def _nobody_cares(*_: object) -> None:

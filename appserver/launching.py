@@ -126,10 +126,11 @@ class Launching:
                     process.kill()
                 code = await process.wait()
             finally:
-                self._process = self._orders = None
                 if self._ready.is_set():
                     self._ready = trio.Event()
-                ours.close()
+                if self._orders is not None:
+                    self._orders.close()  # wakes whoever waits for an answer
+                self._process = self._orders = None
                 with trio.move_on_after(LEAVE_SECONDS, shield=True):
                     await process.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
@@ -140,7 +141,7 @@ class Launching:
         # What it says goes to a file, never to our standard error: waiters inherit it and would hold the log open.
         with _private_file(os.path.join(self._records.state_dir, "launcher.log")) as log:
             return await trio.lowlevel.open_process(
-                [sys.executable, "-I", "-S", "-c", _BOOTSTRAP.format(root=_ROOT)],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP.format(root=_ROOT)],
                 stdin=orders.fileno(),
                 stdout=log.fileno(),
                 stderr=log.fileno(),
@@ -152,8 +153,9 @@ class Launching:
     async def _ask(self, order: dict[str, str]) -> dict[str, object] | None:
         """Give one order; None where the launcher died over it, and is dead."""
         with trio.move_on_after(READY_SECONDS):
-            await self._ready.wait()
-        if not self._ready.is_set():
+            while self._process is None:
+                await self._ready.wait()
+        if self._process is None:
             raise LaunchError(f"no launcher was ready within {READY_SECONDS} seconds; the log says why")
         process, orders = self._process, self._orders
         assert process is not None

@@ -263,6 +263,10 @@ class PortableProcesses:
         else:
             self._early_terms[run_id] = terms
 
+    def is_watched(self, run_id: str) -> bool:
+        """Tell that nobody is: there are no waiters here."""
+        return run_id in self._followers
+
     def forget(self, run_id: str) -> None:
         """Drop orders that were kept for a run that will never be followed."""
         self._early_stops.pop(run_id, None)

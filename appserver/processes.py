@@ -46,6 +46,9 @@ class Processes(Protocol):
     def set_terms(self, run_id: str, terms: Terms) -> None:
         """Say what becomes of survivors of a run that is being followed."""
 
+    def is_watched(self, run_id: str) -> bool:
+        """Tell whether somebody other than this server is responsible for a run, so that its application may run."""
+
     def forget(self, run_id: str) -> None:
         """Drop orders for a run that will never be followed, since it could not even be recorded."""
 

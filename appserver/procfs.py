@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from appserver.fileio import OUT_OF_RESOURCES
+
 _UNKNOWN_BOOT = "unknown"
 
 
@@ -38,11 +40,15 @@ def boot_id() -> str:
 
 
 def process_stat(pid: int) -> Stat | None:
-    """Read the state of `pid`; None where there is no such process."""
+    """Read the state of `pid`; None where there is no such process. Raises OSError where descriptors or memory ran
+    out.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read().decode("ascii", "replace")
-    except OSError:
+    except OSError as error:
+        if error.errno in OUT_OF_RESOURCES:
+            raise  # that says nothing of the process, and must not be taken for its end
         return None
     # The name in parentheses may hold anything, blanks and parentheses included: the fields start behind the last one.
     fields = text[text.rfind(")") + 2 :].split()
@@ -96,6 +102,19 @@ def descendants(root: int, *, session: int | None = None, processes: Iterable[St
             found[stat.pid] = stat
             pending += children.get(stat.pid, ())
     return [stat for stat in found.values() if stat.state not in "ZX"]
+
+
+def tree_without_parent(pid: int, start_ticks: int) -> list[Stat]:
+    """List who lives of the tree of a main process, itself included, by descent and session: for whoever is not its
+    parent.
+
+    Where the pid is somebody else's by now, so may be the session of that number: nobody is listed then.
+    """
+    main = process_stat(pid)
+    if main is not None and main.start_ticks != start_ticks:
+        return []
+    found = descendants(pid, session=pid)
+    return [main, *found] if main is not None and main.state not in "ZX" else found
 
 
 def oom_kills() -> int:

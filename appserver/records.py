@@ -38,6 +38,9 @@ from appserver.identity import Service, ServiceError
 from appserver.outcome import Lost, Outcome, OutcomeError, from_json, to_json
 
 FORMAT = 1
+SUBDIRECTORIES = ("runs", "aliases")
+"""Of the state directory."""
+
 SLOT_BYTES = 4096
 """One page: room for a state with the longest texts, every byte of them escaped; written at one go."""
 
@@ -185,8 +188,7 @@ class Records:
 
     def __init__(self, state_dir: str) -> None:
         self.state_dir = state_dir
-        self._runs = os.path.join(state_dir, "runs")
-        self._aliases = os.path.join(state_dir, "aliases")
+        self._runs, self._aliases = (os.path.join(state_dir, name) for name in SUBDIRECTORIES)
 
     def prepare(self) -> None:
         """Make the directories and throw away what a crash left half made. Raises RecordError."""
@@ -234,13 +236,17 @@ class Records:
         shutil.rmtree(going, ignore_errors=True)
         for alias, target in self.aliases():
             if target == run_id:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self._aliases, alias))
+                self.remove_alias(alias)
 
     def add_alias(self, alias: str, run_id: str) -> None:
         """Note that asking for run `alias` led to run `run_id`. Raises RecordError; one that exists is fine."""
         with _record_errors(self._aliases), contextlib.suppress(FileExistsError):
             os.symlink(run_id, os.path.join(self._aliases, alias))
+
+    def remove_alias(self, alias: str) -> None:
+        """Forget an alias; one that does not exist is fine."""
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._aliases, alias))
 
     def aliases(self) -> Iterator[tuple[str, str]]:
         """Give the aliases and the runs that they mean."""
@@ -277,7 +283,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _seal(value: dict[str, object]) -> bytes:
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return b"%08x %s\n" % (binascii.crc32(body), body)
 
 

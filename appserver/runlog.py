@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Container
 
 from appserver.fileio import OPEN_FLAGS, read_at, write_at
 from appserver.identity import Service
@@ -47,14 +48,19 @@ def log_path(log_dir: str, service: Service, executable: str, run_id: str) -> st
     return os.path.join(log_dir, f"{log_name_prefix(service, executable)}{stamp}.{run_id[:8]}.log")
 
 
-def prune(path: str, keep: int = KEPT_LOGS) -> None:
-    """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain. Failures are ignored."""
+def prune(path: str, in_use: Container[str], keep: int = KEPT_LOGS) -> None:
+    """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain. Failures are ignored.
+
+    Those of `in_use` stay: somebody still writes there, and would go on unseen and unbounded in a file without a name.
+    """
     directory, name = os.path.split(path)
     prefix = name.rsplit(".", 3)[0] + "."
     with contextlib.suppress(OSError):
-        logs = sorted(entry for entry in os.listdir(directory) if entry.startswith(prefix) and entry.endswith(".log"))
+        names = (entry for entry in os.listdir(directory) if entry.startswith(prefix) and entry.endswith(".log"))
+        logs = sorted((os.path.join(directory, entry) for entry in names), key=os.path.getmtime)
         for old in logs[:-keep]:
-            os.unlink(os.path.join(directory, old))
+            if old != path and old not in in_use:
+                os.unlink(old)
 
 
 def open_log(path: str) -> int:

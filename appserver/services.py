@@ -29,6 +29,10 @@ from appserver.records import Survivors
 MAX_KEPT_OUTCOMES = 1000
 """The contract's bound; a record takes three pages on disk."""
 
+MAX_ALIASES_OF_A_RUN = 100
+"""Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
+only to a manager whose reply was lost, and that asks again within its timeout."""
+
 
 class Watcher(Hashable, Protocol):
     """A manager's session, as far as services care."""
@@ -124,6 +128,14 @@ class NoteAlias:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ForgetAlias:
+    """Remove an alias from the record."""
+
+    alias: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class NoteCollected:
     """Put on record that a manager has the outcome."""
 
@@ -180,7 +192,7 @@ class TellRefused:
 
 
 Tell: TypeAlias = TellRunning | TellStopping | TellEnded | TellRefused
-Effect: TypeAlias = Launch | OrderStop | SetTerms | NoteAlias | NoteCollected | Forget | Tell
+Effect: TypeAlias = Launch | OrderStop | SetTerms | NoteAlias | ForgetAlias | NoteCollected | Forget | Tell
 _EntryTest: TypeAlias = Callable[[tuple[Watcher, str, Terms]], bool]
 
 
@@ -205,6 +217,10 @@ class Services:
         """List the runs that have not ended."""
         return [run for run in self._runs.values() if run.phase is not Phase.ENDED]
 
+    def logs_in_use(self) -> set[str]:
+        """List the logs that somebody may still write to."""
+        return {run.log_path for run in self._runs.values() if run.log_path is not None and not run.gone}
+
     def restore(self, run: Run, aliases: Iterable[str] = ()) -> list[Effect]:
         """Take in a run found on disk; call it in the order of their making."""
         self._runs[run.run_id] = run
@@ -227,8 +243,7 @@ class Services:
         current = self._current.get(service)
         if current is not None:
             if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_ordered:
-                self._aliases[run_id] = current.run_id
-                return [NoteAlias(run_id, current.run_id), *self._join(current, watcher, terms)]
+                return [*self._add_alias(run_id, current), *self._join(current, watcher, terms)]
             current.waiting = [entry for entry in current.waiting if entry[1] != run_id]
             current.waiting.append((watcher, run_id, terms))
             return []
@@ -371,6 +386,15 @@ class Services:
             if run.service == service and run.outcome is not None and not run.collected:
                 return run.run_id, run.outcome
         return None
+
+    def _add_alias(self, alias: str, run: Run) -> list[Effect]:
+        self._aliases[alias] = run.run_id
+        others = [known for known, target in self._aliases.items() if target == run.run_id]
+        effects: list[Effect] = [NoteAlias(alias, run.run_id)]
+        for old in others[:-MAX_ALIASES_OF_A_RUN]:
+            del self._aliases[old]
+            effects.append(ForgetAlias(old))
+        return effects
 
     def _waited_for(self, run_id: str) -> Run | None:
         """Find the run that stands in the way of one that was asked for."""

@@ -15,6 +15,7 @@ import trio
 
 from appserver import runlog
 from appserver.messages import (
+    MAX_TEXT_CHARACTERS,
     Ack,
     Bye,
     Ended,
@@ -140,7 +141,7 @@ class Session:
                 seq = self._run_seq if self._run_seq is not None else self._stop_seq
                 self._tell_ended(seq, run_id, outcome, log_path)
             case TellRefused(_, code, text):
-                self._say(Refused(self._run_seq, code, text))
+                self._say(Refused(self._run_seq, code, text[:MAX_TEXT_CHARACTERS]))
                 self._run_seq = self._run_id = None
 
     def _tell_running(self, run: Run, previous: tuple[str, Outcome] | None, *, attached: bool) -> None:
@@ -175,6 +176,7 @@ class Session:
             self._queue.send_nowait(message)
         except trio.WouldBlock:
             self._report.warning(f"{self} does not read, its session is closed; its application goes on")
+            self._queue.close()
             self._scope.cancel()
         except trio.ClosedResourceError:
             pass  # it has been let go: what there is to tell, it will hear when it comes back
@@ -203,6 +205,7 @@ class Session:
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
                 elif not self._heed(event):
                     return
+                await trio.lowlevel.checkpoint()  # many messages may come at one go: let each be answered
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:

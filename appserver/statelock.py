@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 
 from appserver.fileio import OPEN_FLAGS, read_at
+from appserver.records import SUBDIRECTORIES
 
 LOCK_NAME = "server.lock"
 _LOCK_AT_BYTE = 1 << 20
@@ -28,6 +30,7 @@ def locked_state_dir(path: str) -> Iterator[None]:
     """
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
+        _require_ours(path)
         lock_path = os.path.join(path, LOCK_NAME)
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o600)
     except OSError as error:
@@ -63,6 +66,8 @@ def check_state_dir(path: str) -> None:
     """See whether the directory, or where it is missing the nearest one above it, can be written. Raises
     StateDirError.
     """
+    if os.path.isdir(path):
+        _require_ours(path)
     nearest = path
     while not os.path.exists(nearest) and os.path.dirname(nearest) != nearest:
         nearest = os.path.dirname(nearest)
@@ -70,6 +75,24 @@ def check_state_dir(path: str) -> None:
         raise StateDirError(f"{path} cannot be used: {nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StateDirError(f"{path} cannot be used: {nearest} cannot be written")
+
+
+def _require_ours(path: str) -> None:
+    """Refuse a directory in which anybody could plant a record: what is recorded there is started.
+
+    One with the sticky bit is fine, as long as what we keep in it is ours.
+    """
+    if sys.platform == "win32":
+        return
+    for directory in (path, *(os.path.join(path, name) for name in SUBDIRECTORIES)):
+        if not os.path.lexists(directory):
+            continue
+        status = os.lstat(directory) if directory != path else os.stat(directory)
+        if status.st_uid != os.geteuid():
+            raise StateDirError(f"{directory} belongs to user {status.st_uid}: it must be the server's own")
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            mode = stat.S_IMODE(status.st_mode)
+            raise StateDirError(f"{directory} can be written by everybody (mode {mode:04o}): chmod o-w {directory}")
 
 
 def _try_lock(fd: int) -> bool:

@@ -27,6 +27,7 @@ from appserver.report import Report
 from appserver.services import (
     Effect,
     Forget,
+    ForgetAlias,
     Launch,
     NoteAlias,
     NoteCollected,
@@ -40,6 +41,9 @@ from appserver.services import (
     Watcher,
 )
 from appserver.settings import ServerSettings
+
+DAMAGED_WATCH_SECONDS = 1.0
+"""How often it is looked whether a run whose record cannot be read is over."""
 
 MAX_LOOK_UPS = 100
 """Programs looked for at one time, each in a thread: so many may lie on file systems that hang before a start waits."""
@@ -127,6 +131,8 @@ class Supervisor:
                 case NoteAlias(alias, run_id) if self._table.find(alias) is not None:
                     with self._said("an alias cannot be recorded"):
                         self._records.add_alias(alias, run_id)
+                case ForgetAlias(alias):
+                    self._records.remove_alias(alias)
                 case NoteCollected(run_id):
                     with self._said("that an outcome was collected cannot be recorded"):
                         self._records.get(run_id).mark_collected()
@@ -155,11 +161,25 @@ class Supervisor:
         except RecordError as error:
             text = f"{launch.service.describe()} was not started, since it cannot be recorded: {error}"
             self._refuse(run_id, "storage", text)
+        except Exception as error:  # noqa: BLE001  (one start's bug must not end the server, nor the watch of the others)
+            self._report.error(
+                f"a bug kept {launch.service.describe()} from being started: {type(error).__name__}: {error}"
+            )
+            self._refuse(run_id, "start-failed", f"a bug of the server: {type(error).__name__}: {error}")
         else:
             run = self._table.find(run_id)
             assert run is not None
             run.log_path = request.log_path
-            await self._follow(run_id)
+            if run.stop_ordered:
+                self._drop_unstarted(run_id)
+            else:
+                await self._follow(run_id)
+
+    def _drop_unstarted(self, run_id: str) -> None:
+        # The program took so long to be found that a stop came first; the guest may have been failed over since.
+        self._processes.forget(run_id)
+        self._records.remove(run_id)
+        self._finish(run_id, Lost("it was stopped before it was started"), gone=True, stopping=False)
 
     def _refuse(self, run_id: str, code: str, text: str) -> None:
         self._processes.forget(run_id)
@@ -179,7 +199,8 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 os.unlink(request.log_path)
             raise
-        runlog.prune(request.log_path)  # only now: starts that a full disk refuses must not cost the logs of real ones
+        # Only now: starts that a full disk refuses must not cost the logs of real ones.
+        runlog.prune(request.log_path, self._table.logs_in_use())
         return request
 
     def _make_request(self, run_id: str, service: Service) -> Request:
@@ -216,6 +237,9 @@ class Supervisor:
             self._apply(self._table.not_started(run_id, "start-failed", text))
         except DamagedRecordError as error:
             self._report.error(f"the record of {self._name(run_id)} cannot be read: {error}")
+            # It runs, so no second one may be started beside it; a lock that is given back tells nobody.
+            while self._processes.is_watched(run_id):  # noqa: ASYNC110
+                await trio.sleep(DAMAGED_WATCH_SECONDS)
             self._finish(run_id, Lost(f"its record cannot be read: {error}"), gone=True, stopping=False)
 
     def _changed(self, run_id: str, state: State) -> None:
@@ -252,11 +276,29 @@ class Supervisor:
         here = boot_id()
         for record in self._records.all():
             try:
-                request, state = record.read_request(), record.read_state()
+                request, state = record.read_request(), self._state_of(record)
             except DamagedRecordError as error:
-                self._report.error(f"the record of run {record.run_id} is of no use, its outcome is lost: {error}")
-                continue
-            self._recover_one(record, request, state, aliases.get(record.run_id, []), same_boot=request.boot == here)
+                self._forget_damaged(record, error)
+            else:
+                known = aliases.get(record.run_id, [])
+                self._recover_one(record, request, state, known, same_boot=request.boot == here)
+
+    def _state_of(self, record: RunRecord) -> State:
+        try:
+            return record.read_state()
+        except DamagedRecordError:
+            if self._processes.is_watched(record.run_id):
+                return State(phase="running")  # whose follower will find it damaged, and wait for its end
+            raise
+
+    def _forget_damaged(self, record: RunRecord, error: DamagedRecordError) -> None:
+        self._report.error(f"the record of run {record.run_id} is of no use, its outcome is lost: {error}")
+        if self._processes.is_watched(record.run_id):
+            self._report.error(
+                f"run {record.run_id} goes on unknown: end it by hand before its service is started again"
+            )
+        else:
+            self._records.remove(record.run_id)
 
     def _recover_one(
         self, record: RunRecord, request: Request, state: State, aliases: list[str], *, same_boot: bool

@@ -60,6 +60,10 @@ class WaitedProcesses:
             self._followers[run_id] = Follower(self._records.get(run_id), self._launching)
         return self._followers[run_id]
 
+    def is_watched(self, run_id: str) -> bool:
+        """Tell whether a waiter lives for a run."""
+        return self._launching.is_watched(run_id)
+
     def forget(self, run_id: str) -> None:
         """Drop orders that were kept for a run that will never be followed."""
         self._followers.pop(run_id, None)

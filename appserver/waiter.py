@@ -39,7 +39,7 @@ from appserver import runlog
 from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.memory import was_killed_for_memory
 from appserver.outcome import Account, Lost, Outcome, Signaled
-from appserver.procfs import Stat, descendants, is_same_process, oom_kills, process_stat
+from appserver.procfs import Stat, descendants, is_same_process, oom_kills, process_stat, tree_without_parent
 from appserver.records import RecordError, RunRecord, StateFile, StopOrder
 from appserver.signalling import kill, terminate
 from appserver.spawn import SpawnError, spawn
@@ -56,6 +56,9 @@ KILL_SWEEP_SECONDS = 0.02
 """The same after the KILL: what is killed ends at once, unless it is stuck in the kernel or forks as fast as it
 dies."""
 
+MAX_KILL_SWEEP_SECONDS = 1.0
+"""To which that pause doubles: one that is stuck may stay so for hours, and the end of any other wakes us anyway."""
+
 MAX_ORDER_BYTES = 4096
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
@@ -71,6 +74,8 @@ class Waiter:
         self._file = StateFile(record)
         self._listener = listener
         self._connections: dict[int, socket.socket] = {}
+        self._is_substitute = False
+        self._kill_sweep_seconds = KILL_SWEEP_SECONDS
         self._pidfd: int | None = None
         self._asked: set[tuple[int, int]] = set()
         self._next_trim = time.monotonic() + TRIM_SECONDS
@@ -96,8 +101,11 @@ class Waiter:
         return True
 
     def adopt(self) -> bool:
-        """Take the place of a waiter that was killed; False where the process has gone too."""
+        """Take the place of a waiter that was killed; False where there is nothing left to watch."""
+        self._is_substitute = True
         state = self._file.state
+        if state.outcome is not None:
+            return state.stop is not None  # the main process has ended, what is left of its tree is to be stopped
         if state.pid is None or state.start_ticks is None:
             return False
         try:
@@ -107,6 +115,8 @@ class Waiter:
         if not is_same_process(state.pid, state.start_ticks):
             return False
         self._poller.register(self._pidfd, select.POLLIN)
+        if state.phase == "starting":
+            self._write(phase="running")
         return True
 
     def wait(self) -> None:
@@ -115,11 +125,14 @@ class Waiter:
             for fd, _ in self._poller.poll(self._sleep_seconds() * 1000):
                 self._attend(fd)
             childless = self._reap()
-            self._advance_stop()
             self._trim()
-            if self._is_done(childless=childless):
-                self._trim(now=True)  # what was written since the last look; nobody looks after us
-                self._write(gone=True, outcome=self._final_outcome())
+            # Looking through /proc takes descriptors and memory, which may be short: it is looked again, nothing is
+            # lost.
+            with contextlib.suppress(OSError):
+                self._advance_stop()
+                if self._is_done(childless=childless):
+                    self._trim(now=True)  # what was written since the last look; nobody looks after us
+                    self._write(gone=True, outcome=self._final_outcome())
 
     def _record_pid(self, pid: int) -> None:
         stat = process_stat(pid)
@@ -145,9 +158,8 @@ class Waiter:
         wake = self._next_trim
         stop = self._file.state.stop
         if stop is not None:
-            wake = min(
-                wake, now + (KILL_SWEEP_SECONDS if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now))
-            )
+            sweep = self._kill_sweep_seconds if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now)
+            wake = min(wake, now + sweep)
         return max(0.0, wake - now)
 
     def _attend(self, fd: int) -> None:
@@ -163,7 +175,10 @@ class Waiter:
             self._receive(self._connections[fd])
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # gone again, or no descriptor: whoever wants us tries again
         connection.setblocking(False)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._hang_up(next(iter(self._connections.values())))
@@ -233,22 +248,24 @@ class Waiter:
 
     def _main_ended(self, outcome: Outcome, account: Account) -> None:
         state = self._file.state
-        killed = (
-            isinstance(outcome, Signaled)
-            and outcome.number == signal.SIGKILL
-            and state.stop is None
-            and was_killed_for_memory(state.pid or 0, kills_before=state.oom_kills)
-        )
+        is_kill = isinstance(outcome, Signaled) and outcome.number == signal.SIGKILL
+        killed = False
+        survivors = None
+        with contextlib.suppress(OSError):  # the outcome must get on record, whatever else cannot be found out
+            killed = (
+                is_kill and state.stop is None and was_killed_for_memory(state.pid or 0, kills_before=state.oom_kills)
+            )
+            survivors = len(self._tree()) if self._may_have_survivors() else 0
         account = replace(
             account,
             ended_at=time.time(),
             ran_seconds=round(time.monotonic() - (state.started_monotonic or time.monotonic()), 3),
             stopped_by=state.stop.by if state.stop else None,
-            survivors=len(self._tree()) if self._may_have_survivors() else 0,
+            survivors=survivors,
             killed_for_memory=killed,
         )
         stop = state.stop
-        if stop is None and state.survivors == "stop" and account.survivors:
+        if stop is None and state.survivors == "stop" and survivors != 0:
             stop = StopOrder("the survivors policy", time.monotonic() + state.stop_timeout_seconds)
         self._write(phase="ended", outcome=replace(outcome, account=account), stop=stop)
 
@@ -262,7 +279,7 @@ class Waiter:
         return replace(outcome, account=replace(outcome.account, survivors=0))
 
     def _may_have_survivors(self) -> bool:
-        if self._pidfd is not None:
+        if self._is_substitute:
             return True
         try:
             return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None or bool(self._tree())
@@ -271,21 +288,18 @@ class Waiter:
 
     def _tree(self) -> list[Stat]:
         """List who lives of the tree."""
-        if self._pidfd is None:
+        if not self._is_substitute:
             return descendants(os.getpid())
         state = self._file.state
         assert state.pid is not None
         assert state.start_ticks is not None
-        main = process_stat(state.pid)
-        found = descendants(state.pid, session=state.pid)
-        if main is not None and main.start_ticks == state.start_ticks and main.state not in "ZX":
-            found.append(main)
-        return found
+        return tree_without_parent(state.pid, state.start_ticks)
 
     def _advance_stop(self) -> None:
         stop = self._file.state.stop
         if stop is not None and not self._file.state.gone:
             if time.monotonic() >= stop.kill_at:
+                self._kill_sweep_seconds = min(2 * self._kill_sweep_seconds, MAX_KILL_SWEEP_SECONDS)
                 kill(self._tree())
             else:
                 terminate(self._tree(), self._asked)
@@ -294,7 +308,7 @@ class Waiter:
         state = self._file.state
         if state.outcome is None:
             return False
-        if self._pidfd is None:
+        if not self._is_substitute:
             return childless
         return state.stop is None or not self._tree()
 

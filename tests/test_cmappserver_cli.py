@@ -374,3 +374,26 @@ def test_full_disk_refuses_a_start_and_neither_harms_nor_loses_what_runs(tmp_pat
         assert manager.wait() == 7
         assert guest.run("-service", "/bin/sleep", "7")[0] == 1
         assert "Traceback" not in guest.server_log
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
+def test_state_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(0o777)
+    for use in (check_state_dir, lambda path: locked_state_dir(path).__enter__()):
+        with pytest.raises(StateDirError, match=r"can be written by everybody \(mode 0777\): chmod o-w"):
+            use(str(path))
+    path.chmod(0o1777)
+    check_state_dir(str(path))
+    (path / "runs").mkdir()
+    (path / "runs").chmod(0o777)
+    with pytest.raises(StateDirError, match="runs can be written by everybody"):
+        check_state_dir(str(path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a directory away")
+def test_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(StateDirError, match="belongs to user 65534"):
+        check_state_dir(str(tmp_path))

@@ -305,3 +305,8 @@ def test_on_a_full_disk_nothing_is_begun_but_what_was_begun_gets_its_end(tmp_pat
         record.mark_collected()
         assert record.read_state() == ENDED
         assert record.is_collected()
+
+
+def test_a_path_that_is_not_utf8_can_be_recorded(tmp_path: Path) -> None:
+    odd = replace(REQUEST, executable="/opt/\udcff/app", log_path="/log/\udcff.log")
+    assert records(tmp_path).create(odd, State()).read_request() == odd

@@ -177,11 +177,21 @@ def test_the_newest_logs_of_one_service_stay_and_those_of_others_too(tmp_path: P
         tmp_path / "app.log",
         tmp_path / "app-00000000.20200101T000000-000000Z.abc.txt",
     ]
-    for path in (*paths, *others):
+    for time, path in enumerate((*paths, *others)):
         path.touch()
-    runlog.prune(str(paths[-1]), keep=3)
-    assert sorted(tmp_path.iterdir()) == sorted(paths[-3:] + others)
+        os.utime(path, (time, time))
+    runlog.prune(str(paths[-1]), {str(paths[0])}, keep=3)
+    assert sorted(tmp_path.iterdir()) == sorted([paths[0], *paths[-3:], *others])
+
+
+def test_a_log_is_not_pruned_in_favour_of_older_ones_whose_name_lies_in_the_future(tmp_path: Path) -> None:
+    paths = [tmp_path / f"app-00000000.20260101T00000{9 - number}-000000Z.abc.log" for number in range(4)]
+    for time, path in enumerate(paths):
+        path.touch()
+        os.utime(path, (time, time))
+    runlog.prune(str(paths[-1]), (), keep=2)
+    assert sorted(tmp_path.iterdir()) == sorted(paths[-2:])
 
 
 def test_pruning_where_there_is_no_directory_is_nothing(tmp_path: Path) -> None:
-    runlog.prune(str(tmp_path / "absent" / "app-00000000.20260101T000000-000000Z.abc.log"))
+    runlog.prune(str(tmp_path / "absent" / "app-00000000.20260101T000000-000000Z.abc.log"), ())

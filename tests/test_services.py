@@ -14,8 +14,10 @@ from appserver import services
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
 from appserver.services import (
+    MAX_ALIASES_OF_A_RUN,
     Effect,
     Forget,
+    ForgetAlias,
     Launch,
     NoteAlias,
     NoteCollected,
@@ -621,6 +623,15 @@ def test_an_outcome_found_on_disk_is_shown_unless_it_was_collected(table: Servic
 def test_superseded_outcomes_found_on_disk_are_dropped(table: Services) -> None:
     table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1), collected=True, gone=True))
     assert table.restore(Run("r2", PING, Phase.ENDED, outcome=Exited(2), gone=True)) == [Forget("r1")]
+
+
+def test_aliases_of_one_run_are_bounded(table: Services) -> None:
+    running(table)
+    for number in range(MAX_ALIASES_OF_A_RUN):
+        assert ForgetAlias not in map(type, table.ask_run(B, f"alias {number}", PING, TERMS))
+    assert ForgetAlias("alias 0") in table.ask_run(B, "one more", PING, TERMS)
+    assert table.find("alias 0") is None
+    assert table.find("alias 1") is table.find("one more") is table.find("r1")
 
 
 class AnyOrder(RuleBasedStateMachine):

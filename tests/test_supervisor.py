@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from fakes import Log, fill, small_disk
 
 from appserver.identity import Service
@@ -40,6 +42,7 @@ class FakeProcesses:
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
+        self.watched: set[str] = set()
         self.orders: list[tuple[object, ...]] = []
         self.followed: dict[str, tuple[Callable[[State], None], Callable[[], None]]] = {}
         self.breaks: dict[str, Exception] = {}
@@ -62,6 +65,9 @@ class FakeProcesses:
 
     def set_terms(self, run_id: str, terms: Terms) -> None:
         self.orders.append(("terms", run_id, terms))
+
+    def is_watched(self, run_id: str) -> bool:
+        return run_id in self.watched
 
     def forget(self, run_id: str) -> None:
         self.forgotten.append(run_id)
@@ -509,3 +515,65 @@ async def test_alias_of_a_run_that_is_gone_means_nothing(tmp_path: Path) -> None
     async with serving(guest):
         await guest.start(OTHER)
         assert guest.recorded() == {OTHER}
+
+
+async def test_stop_while_the_program_is_still_looked_for_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = threading.Event()
+
+    def slow(word: str, *_: object) -> str:
+        assert found.wait(PATIENCE_SECONDS)
+        return word
+
+    monkeypatch.setattr("appserver.supervisor.resolve_command", slow)
+    guest = Guest(tmp_path)
+    async with serving(guest):
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        guest.supervisor.stop(watcher, OWN, "somebody", 1)
+        found.set()
+        outcome = await watcher.outcome()
+        assert isinstance(outcome, Lost)
+        assert "before it was started" in outcome.reason
+        assert guest.processes.followed == {}
+        assert guest.records.all() == []
+
+
+async def test_bug_in_one_start_refuses_that_one_and_the_server_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise RuntimeError("unforeseen")
+
+    guest = Guest(tmp_path)
+    async with serving(guest):
+        with monkeypatch.context() as patch:
+            patch.setattr("appserver.supervisor.resolve_command", broken)
+            watcher = FakeWatcher()
+            guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+            code, text = await watcher.refusal()
+        assert code == "start-failed"
+        assert "unforeseen" in text
+        await guest.start()
+
+
+async def test_run_with_a_damaged_state_is_in_the_way_of_another_as_long_as_its_waiter_lives(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, RUNNING)
+    (tmp_path / "state" / "runs" / OWN / "state").write_bytes(b"torn")
+    guest.processes.watched.add(OWN)
+    guest.processes.breaks[OWN] = DamagedRecordError("torn")
+    async with serving(guest):
+        watcher = FakeWatcher()
+        guest.supervisor.run(watcher, "2" * 32, SERVICE, TERMS)
+        began = autojump_clock.current_time()
+        with trio.move_on_after(100):
+            await trio.sleep_forever()
+        assert autojump_clock.current_time() >= began + 100
+        assert isinstance(watcher.told.pop(0), TellRunning)
+        assert watcher.told == []
+        guest.processes.watched.clear()
+        assert isinstance(await watcher.outcome(), Lost)

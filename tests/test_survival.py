@@ -356,3 +356,48 @@ def test_signal_outcomes_are_never_taken_for_lost(guest: Guest) -> None:
     outcome = record.read_state().outcome
     assert isinstance(outcome, Signaled)
     assert outcome.number == 11
+
+
+# Its child ignores TERM and stays in the session; the main process ends at TERM.
+LEAVES_A_STUBBORN_CHILD = """
+import os, signal, sys, time
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(sys.argv[1] + '.new', 'w') as file:
+        file.write(str(os.getpid()))
+    os.rename(sys.argv[1] + '.new', sys.argv[1])
+    time.sleep(1000)
+time.sleep(1000)
+"""
+
+
+def test_waiter_killed_during_a_stop_after_the_main_process_ended(guest: Guest) -> None:
+    marker = guest.directory / "child"
+    words = ("-service", *python(LEAVES_A_STUBBORN_CHILD), str(marker))
+    manager = guest.manager("--on-halt", "stop", "--stop-timeout", "3", *words)
+    pid = manager.wait_started()
+    wait_until(marker.exists)
+    child = int(marker.read_text())
+    waiter = guest.waiter_pid(pid)
+    manager.signal(signal.SIGTERM)
+    wait_ended(pid)
+    os.kill(waiter, signal.SIGKILL)
+    assert manager.wait() in {128 + 15, 1}
+    assert not is_alive(child)
+
+
+def test_state_damaged_while_the_application_runs_starts_no_second_one(guest: Guest) -> None:
+    app = Patient(guest)
+    manager = guest.manager(*app.service)
+    pid = manager.wait_started()
+    app.wait_started()
+    record = guest.record_of(pid)
+    guest.kill_server()
+    Path(record.file("state")).write_bytes(b"torn")
+    guest.start_server()
+    other = guest.manager(*app.service)
+    other.wait_for("attached to")
+    app.finish()
+    assert (manager.wait(), other.wait()) == (1, 1)
+    assert "outcome lost" in other.log
+    assert app.starts() == 1

@@ -288,7 +288,6 @@ def _read_status(f: _Fields) -> Status:
         ran_seconds=f.optional("ran_seconds", f.number),
         cpu_seconds=f.optional("cpu_seconds", f.number),
         rss_bytes=f.optional("rss_bytes", f.whole),
-        processes=f.optional("processes", f.whole),
     )
 
 

@@ -3,13 +3,15 @@
 The server starts one launcher: a fresh interpreter (`-I -S`, own session, nothing inherited, the state directory as
 working directory, standard library only) which gets its orders on descriptor 0, a SOCK_SEQPACKET socket:
 
-    {"launch": RUN}   start the application of the run      →  {"run": RUN, "waiter": PID} or {"run": RUN, "error":
-    TEXT} {"adopt": RUN}    watch a process whose waiter died     →  the same
+    {"launch": RUN}   start the application of the run
+    {"adopt": RUN}    watch a process whose waiter died
+
+and answers {"run": RUN, "waiter": PID} or {"run": RUN, "error": TEXT}.
 
 It ends when the server does. What keeps starts from happening twice: the launcher takes the run's lock *before* it
 forks, and the waiter inherits it. As long as the lock is held somebody is responsible for the run; where it is free,
 and no process is on record, none was executed (see `spawn`). A second launcher could still take an order that the first
-has not read, so each holds `launcher.lock`, and a server makes sure that it is free before it looks at any record.
+has not read, so each holds `launcher.lock`, and a server makes sure that it is free before it follows any run.
 
 It is subreaper too, with SIGCHLD ignored: what a killed waiter leaves behind is reaped at once, which is when the
 kernel tells strangers how it ended (see `kernel.outcome_of_stranger`).

@@ -195,7 +195,6 @@ class Status:
     ran_seconds: float | None
     cpu_seconds: float | None
     rss_bytes: int | None
-    processes: int | None
 
 
 @final

@@ -6,13 +6,11 @@ carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING 
 
 - A service runs once. Asking for one that runs, or is being started, joins it; one that is being stopped is waited for.
 - A run has an id. Asking again with the same id leads to the same run, also after its end. An id that led to a run of
-another
-  id (attach) is that run's *alias* from then on.
+  another id (attach) is that run's *alias* from then on.
 - Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree
-lives.
+  lives.
 - An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is
-kept,
-  older ones as long as nobody has acknowledged them or somebody still watches, `MAX_KEPT_OUTCOMES` in all.
+  kept, older ones as long as nobody has acknowledged them or somebody still watches, `MAX_KEPT_OUTCOMES` in all.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ class Session:
         elif run is not None and run.phase is Phase.ENDED and run.outcome is not None:
             self._tell_ended(seq, run.run_id, run.outcome, run.log_path)
         elif run is None:  # it waits for another run of the service to be stopped
-            self._say(Status(seq, self._run_id, "stopping", None, None, None, None, None))
+            self._say(Status(seq, self._run_id, "stopping", None, None, None, None))
         else:
             usage = self._supervisor.usage(run)
             self._say(
@@ -276,7 +276,6 @@ class Session:
                     ran_seconds=_ran_seconds(run),
                     cpu_seconds=usage.cpu_seconds if usage else None,
                     rss_bytes=usage.rss_bytes if usage else None,
-                    processes=None,
                 )
             )
 

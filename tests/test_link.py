@@ -38,7 +38,7 @@ from pki.material import Material, Pin
 RUN = "a" * 32
 GREETING = Greeting((1,), "cmappserver 0.1.0", "g1")
 HELLO = Hello(1, "cmappmgr 0.1.0", "node1", 1, 5.0)
-STATUS = Status(1, RUN, "running", None, None, None, None, None)
+STATUS = Status(1, RUN, "running", None, None, None, None)
 
 
 class Guest:

@@ -43,7 +43,7 @@ def running(re: int = 1, run: str = OWN, *, attached: bool = False, previous: Pr
 
 
 def status(re: int, run: str = OWN) -> Status:
-    return Status(re, run, "running", 77, 1.0, 0.1, 1000, 1)
+    return Status(re, run, "running", 77, 1.0, 0.1, 1000)
 
 
 def sent(actions: list[Action]) -> list[Message]:
@@ -370,7 +370,7 @@ def test_a_run_that_has_to_wait_is_waited_for_as_long_as_polls_are_answered() ->
     for number in range(2, 40):
         now += 5.0
         assert manager.tick(now) == [Send(Poll(number))]
-        manager.received(Status(number, OWN, "stopping", None, None, None, None, None), now)
+        manager.received(Status(number, OWN, "stopping", None, None, None, None), now)
     assert logged(manager.received(running(), now)).startswith("started")
 
 
@@ -526,7 +526,7 @@ def test_waiting_for_the_stop_of_an_earlier_run_is_logged_once() -> None:
     manager = in_contact()
     (poll,) = sent(manager.tick(manager.deadline()))
     assert isinstance(poll, Poll)
-    status = Status(poll.seq, OWN, "stopping", None, None, None, None, None)
+    status = Status(poll.seq, OWN, "stopping", None, None, None, None)
     assert "is being stopped, waiting" in logged(manager.received(status, 6.0))
     assert manager.received(status, 7.0) == []
 

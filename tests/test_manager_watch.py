@@ -117,7 +117,7 @@ async def test_a_run_from_start_to_outcome(autojump_clock: trio.testing.MockCloc
         for _ in range(3):
             poll = await guest.hear()
             assert isinstance(poll, Poll)
-            await guest.say(Status(poll.seq, run.run, "running", 77, 1.0, 1.0, 1, 1))
+            await guest.say(Status(poll.seq, run.run, "running", 77, 1.0, 1.0, 1))
         await guest.say(Ended(None, run.run, Exited(7)))
         heard.extend([await guest.hear(), await guest.hear()])
 

@@ -67,8 +67,8 @@ MANAGER_SAYS: list[ManagerMessage] = [
 SERVER_SAYS: list[ServerMessage] = [
     Running(1, RUN, "running", False, 77, 1e9, 0.5, "/var/log/cmappserver/x.log", Previous(OTHER, Signaled(9))),
     Running(1, RUN, "starting", True, None, None, None, None, None),
-    Status(2, RUN, "stopping", 77, 1.0, 0.25, 4096, 3),
-    Status(2, RUN, "running", None, None, None, None, None),
+    Status(2, RUN, "stopping", 77, 1.0, 0.25, 4096),
+    Status(2, RUN, "running", None, None, None, None),
     Stopping(4, RUN),
     Ended(None, RUN, OUTCOME, ("last line", "\x1b[31mred")),
     Ended(5, RUN, Lost("the waiter died")),
@@ -137,7 +137,7 @@ def test_after_goodbye_the_manager_may_still_speak_and_the_server_may_not() -> N
     assert pair.states() == (EndState.OPEN, EndState.DONE)
     assert pair.say(Poll(9), by_server=False) == Poll(9)
     with pytest.raises(LocalProtocolError, match="'status' in state DONE"):
-        pair.server.send(Status(9, RUN, "running", None, None, None, None, None))
+        pair.server.send(Status(9, RUN, "running", None, None, None, None))
 
 
 def test_after_bye_the_server_may_still_speak_and_the_manager_may_not() -> None:
@@ -307,7 +307,7 @@ def test_a_greeting_with_odd_versions_is_refused(versions: object) -> None:
 def test_unknown_fields_are_ignored_and_absent_ones_are_null() -> None:
     pair = opened()
     pair.manager.receive_data(line(type="status", re=1, run=RUN, state="running", mood={"good": True}))
-    assert pair.manager.next_event() == Status(1, RUN, "running", None, None, None, None, None)
+    assert pair.manager.next_event() == Status(1, RUN, "running", None, None, None, None)
 
 
 def test_an_unknown_type_is_told_with_its_number_and_the_session_goes_on() -> None:

@@ -34,11 +34,10 @@ import fcntl
 
 from appserver.kernel import become_subreaper, set_process_name
 from appserver.procfs import process_stat
-from appserver.records import Records, RunRecord
+from appserver.records import LAUNCHER_LOCK, Records, RunRecord
 from appserver.waiter import run_substitute, run_waiter
 
 MAX_ORDER_BYTES = 4096
-LOCK_NAME = "launcher.lock"
 EXIT_LOCKED = 3
 """Exit code where another launcher holds the lock."""
 
@@ -49,7 +48,7 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     set_process_name("cmapp-launcher")
-    lock_fd = _take_lock(LOCK_NAME)
+    lock_fd = _take_lock(LAUNCHER_LOCK)
     if lock_fd is None:
         os._exit(EXIT_LOCKED)
     stat = process_stat(os.getpid())

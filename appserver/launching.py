@@ -24,7 +24,7 @@ import fcntl
 import trio
 
 from appserver.fileio import OUT_OF_RESOURCES
-from appserver.records import Records
+from appserver.records import LAUNCHER_LOCK, Records
 from appserver.report import Report
 from appserver.signalling import signal_process
 
@@ -50,7 +50,6 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Where our packages lie: an isolated interpreter has to be told."""
 
 _MAX_ANSWER_BYTES = 65536
-_LOCK_NAME = "launcher.lock"
 _BOOTSTRAP = "import sys; sys.path.append({root!r}); from appserver.launcher import main; main()"
 
 
@@ -76,7 +75,7 @@ class Launching:
 
         Cancelled, it closes the launcher's orders, upon which that one ends; its waiters go on.
         """
-        await _wait_for_former(os.path.join(self._records.state_dir, _LOCK_NAME))
+        await _wait_for_former(os.path.join(self._records.state_dir, LAUNCHER_LOCK))
         task_status.started()
         failures = 0
         while True:

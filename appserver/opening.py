@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -11,15 +10,9 @@ from collections.abc import Mapping
 import trio
 
 from appserver import runlog
+from appserver.execerrors import explain_exec_error
 from appserver.outcome import MAX_EXIT_CODE, Exited, Outcome, Signaled
 from appserver.records import Request
-
-_REFUSALS = {
-    errno.ENOENT: ("no-such-command", "there is no such command, or its interpreter is missing"),
-    errno.ENOTDIR: ("no-such-command", "a part of the path is not a directory"),
-    errno.EACCES: ("not-executable", "permission denied"),
-    errno.ENOEXEC: ("start-failed", "it is neither a binary of this machine nor a script with a #! line"),
-}
 
 
 def outcome_from_returncode(code: int) -> Outcome:
@@ -82,5 +75,5 @@ def refusal(executable: str, error: OSError | ValueError) -> tuple[str, str]:
         return "is-a-directory", f"{executable!r} is a directory, a command was expected"
     if number is None:
         return "start-failed", f"{executable!r} cannot be executed: {error}"
-    code, text = _REFUSALS.get(number, ("start-failed", os.strerror(number)))
+    code, text = explain_exec_error(number)
     return code, f"{executable!r} cannot be executed: {text} (errno:{number})"

@@ -41,6 +41,9 @@ FORMAT = 1
 SUBDIRECTORIES = ("runs", "aliases")
 """Of the state directory."""
 
+LAUNCHER_LOCK = "launcher.lock"
+"""In the state directory: locked by the launcher for as long as it lives; it holds its pid and start time."""
+
 SLOT_BYTES = 4096
 """One page: room for a state with the longest texts, every byte of them escaped; written at one go."""
 

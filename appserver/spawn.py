@@ -16,15 +16,9 @@ from collections.abc import Callable, Mapping
 
 assert sys.platform != "win32"
 
+from appserver.execerrors import explain_exec_error
 
 _MAX_ERRNO_DIGITS = 10
-
-_REFUSALS = {
-    errno.ENOENT: ("no-such-command", "there is no such command, or its interpreter is missing"),
-    errno.ENOTDIR: ("no-such-command", "a part of the path is not a directory"),
-    errno.EACCES: ("not-executable", "permission denied"),
-    errno.ENOEXEC: ("start-failed", "it is neither a binary of this machine nor a script with a #! line"),
-}
 
 
 class SpawnError(Exception):
@@ -121,7 +115,7 @@ def _reset_signals() -> None:
 def _spawn_error(executable: str, number: int) -> SpawnError:
     if number in {errno.EACCES, errno.EISDIR} and os.path.isdir(executable):
         return SpawnError("is-a-directory", f"{executable!r} is a directory, a command was expected")
-    code, text = _REFUSALS.get(number, ("start-failed", os.strerror(number)))
+    code, text = explain_exec_error(number)
     return SpawnError(code, f"{executable!r} cannot be executed: {text} (errno:{number})")
 
 

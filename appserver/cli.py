@@ -72,7 +72,7 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
     import trio
 
     from appserver.daemon import load_trust, run_daemon
-    from appserver.records import RecordError
+    from appserver.recordformat import RecordError
     from appserver.sockets import ListenError
     from appserver.statelock import StateDirError
 

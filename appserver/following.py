@@ -28,13 +28,14 @@ assert sys.platform != "win32"
 
 import trio
 
+from appserver.effects import Terms
 from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
 from appserver.procfs import is_same_process, tree_without_parent
-from appserver.records import DamagedRecordError, RecordError, RunRecord, State, StateFile, StopOrder
-from appserver.services import Terms
+from appserver.recordformat import DamagedRecordError, RecordError, State, StopOrder
+from appserver.records import RunRecord, StateFile
 
 WAITER_END_SECONDS = 5.0
 """A waiter that has hung up ends within a millisecond; only one that was stopped by a debugger takes longer."""

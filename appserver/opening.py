@@ -12,7 +12,7 @@ import trio
 from appserver import runlog
 from appserver.execerrors import explain_exec_error
 from appserver.outcome import MAX_EXIT_CODE, Exited, Outcome, Signaled
-from appserver.records import Request
+from appserver.recordformat import Request
 
 
 def outcome_from_returncode(code: int) -> Outcome:

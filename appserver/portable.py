@@ -31,12 +31,13 @@ import trio
 
 from appserver import runlog
 from appserver.census import Census, Tree, creation_time, end_process, is_alive, used_by
+from appserver.effects import Terms
 from appserver.opening import open_process, outcome_from_returncode, refusal
 from appserver.outcome import Account, Lost, Outcome
 from appserver.processes import StartError, Usage
 from appserver.procfs import boot_id
-from appserver.records import RecordError, Records, Request, RunRecord, State, StateFile, StopOrder
-from appserver.services import Terms
+from appserver.recordformat import RecordError, Request, State, StopOrder
+from appserver.records import Records, RunRecord, StateFile
 
 LOOK_SECONDS = 0.8
 """How often trees and logs are looked at: a log must be trimmed within a second of passing its bound."""

@@ -10,8 +10,8 @@ from typing import Protocol, final
 
 import trio
 
-from appserver.records import State
-from appserver.services import Terms
+from appserver.effects import Terms
+from appserver.recordformat import State
 
 
 class StartError(Exception):

@@ -15,14 +15,29 @@ carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING 
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, final
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, final
 
+from appserver.effects import (
+    Effect,
+    Forget,
+    ForgetAlias,
+    Launch,
+    NoteAlias,
+    NoteCollected,
+    OrderStop,
+    Phase,
+    Run,
+    SetTerms,
+    TellEnded,
+    TellRefused,
+    TellRunning,
+    TellStopping,
+    Terms,
+    Watcher,
+)
 from appserver.identity import Service
 from appserver.outcome import Lost, Outcome
-from appserver.records import Survivors
 
 MAX_KEPT_OUTCOMES = 1000
 """The contract's bound; a record takes three pages on disk."""
@@ -31,166 +46,6 @@ MAX_ALIASES_OF_A_RUN = 100
 """Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
 only to a manager whose reply was lost, and that asks again within its timeout."""
 
-
-class Watcher(Hashable, Protocol):
-    """A manager's session, as far as services care."""
-
-    def tell(self, what: Tell, /) -> None:
-        """Take what has happened; neither awaits nor raises."""
-
-
-class Phase(enum.Enum):
-    """Where a run stands."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a manager wants for a run that it starts or attaches to; the last one that asks decides."""
-
-    survivors: Survivors = "leave"
-    stop_timeout_seconds: float = 30.0
-
-
-@final
-@dataclass(eq=False, slots=True)
-class Run:
-    """One run of a service. Read it freely; only the table changes it.
-
-    `stop_askers` are those who have yet to hear that their stop is accepted; `stop_ordered` says that there was one,
-    also where they have left. `gone` says that nobody of its tree is watched any more, `clearing` that the run has
-    ended but what is left of its tree is still being stopped.
-    """
-
-    run_id: str
-    service: Service
-    phase: Phase = Phase.STARTING
-    pid: int | None = None
-    start_ticks: int | None = None
-    started_at: float | None = None
-    started_monotonic: float | None = None
-    log_path: str | None = None
-    outcome: Outcome | None = None
-    collected: bool = False
-    clearing: bool = False
-    watchers: dict[Watcher, None] = field(default_factory=dict)
-    stop_askers: dict[Watcher, None] = field(default_factory=dict)
-    stop_ordered: bool = False
-    gone: bool = False
-    waiting: list[tuple[Watcher, str, Terms]] = field(default_factory=list)
-    starter: Watcher | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Start the run."""
-
-    run_id: str
-    service: Service
-    terms: Terms
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class OrderStop:
-    """Have the run stopped, and say `stop_accepted` once that is certain."""
-
-    run_id: str
-    by: str
-    timeout_seconds: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SetTerms:
-    """Tell whoever watches the process what to do with survivors."""
-
-    run_id: str
-    terms: Terms
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class NoteAlias:
-    """Put an alias on record."""
-
-    alias: str
-    run_id: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ForgetAlias:
-    """Remove an alias from the record."""
-
-    alias: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class NoteCollected:
-    """Put on record that a manager has the outcome."""
-
-    run_id: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Remove the record of a run."""
-
-    run_id: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TellRunning:
-    """Tell a watcher that its run runs; `previous` is an outcome that nobody had collected."""
-
-    watcher: Watcher
-    run: Run
-    attached: bool
-    previous: tuple[str, Outcome] | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TellStopping:
-    """Tell a watcher that the stop will be completed."""
-
-    watcher: Watcher
-    run_id: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TellEnded:
-    """Tell a watcher how its run ended."""
-
-    watcher: Watcher
-    run_id: str
-    outcome: Outcome
-    log_path: str | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TellRefused:
-    """Tell a watcher that its run will not be started; `code` is one of the wire protocol."""
-
-    watcher: Watcher
-    code: str
-    text: str
-
-
-Tell: TypeAlias = TellRunning | TellStopping | TellEnded | TellRefused
-Effect: TypeAlias = Launch | OrderStop | SetTerms | NoteAlias | ForgetAlias | NoteCollected | Forget | Tell
 _EntryTest: TypeAlias = Callable[[tuple[Watcher, str, Terms]], bool]
 
 

@@ -14,6 +14,7 @@ from typing import final
 import trio
 
 from appserver import runlog
+from appserver.effects import Phase, Run, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.messages import (
     MAX_TEXT_CHARACTERS,
     Ack,
@@ -41,7 +42,6 @@ from appserver.messages import Run as RunMessage
 from appserver.outcome import Lost, Outcome
 from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
 from appserver.report import Report, host_name, printable
-from appserver.services import Phase, Run, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.supervisor import Supervisor
 from appserver.version import software
 

@@ -18,13 +18,7 @@ import trio
 
 from appserver import runlog
 from appserver.commands import CommandError, resolve_command
-from appserver.identity import Service, ServiceError
-from appserver.outcome import Lost, Outcome, describe
-from appserver.processes import Processes, StartError, Usage
-from appserver.procfs import boot_id
-from appserver.records import DamagedRecordError, RecordError, Records, Request, RunRecord, State
-from appserver.report import Report
-from appserver.services import (
+from appserver.effects import (
     Effect,
     Forget,
     ForgetAlias,
@@ -34,12 +28,19 @@ from appserver.services import (
     OrderStop,
     Phase,
     Run,
-    Services,
     SetTerms,
     TellRefused,
     Terms,
     Watcher,
 )
+from appserver.identity import Service, ServiceError
+from appserver.outcome import Lost, Outcome, describe
+from appserver.processes import Processes, StartError, Usage
+from appserver.procfs import boot_id
+from appserver.recordformat import DamagedRecordError, RecordError, Request, State
+from appserver.records import Records, RunRecord
+from appserver.report import Report
+from appserver.services import Services
 from appserver.settings import ServerSettings
 
 DAMAGED_WATCH_SECONDS = 1.0

@@ -11,13 +11,14 @@ assert sys.platform != "win32"
 
 import trio
 
+from appserver.effects import Terms
 from appserver.following import Follower
 from appserver.launching import LaunchError, Launching
 from appserver.processes import StartError, Usage
 from appserver.procfs import process_stat
-from appserver.records import Records, State
+from appserver.recordformat import State
+from appserver.records import Records
 from appserver.report import Report
-from appserver.services import Terms
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

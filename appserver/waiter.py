@@ -40,7 +40,8 @@ from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.memory import was_killed_for_memory
 from appserver.outcome import Account, Lost, Outcome, Signaled
 from appserver.procfs import Stat, descendants, is_same_process, oom_kills, process_stat, tree_without_parent
-from appserver.records import RecordError, RunRecord, StateFile, StopOrder
+from appserver.recordformat import RecordError, StopOrder
+from appserver.records import RunRecord, StateFile
 from appserver.signalling import kill, terminate
 from appserver.spawn import SpawnError, spawn
 

@@ -14,12 +14,12 @@ from typing import cast
 import pytest
 import trio
 
+from appserver.effects import Run, Terms, Watcher
 from appserver.identity import Service
 from appserver.messages import Message
 from appserver.processes import Usage
 from appserver.protocol import CLOSED, NEED_DATA, Connection, Event
 from appserver.report import Report
-from appserver.services import Run, Terms, Watcher
 from appserver.supervisor import Supervisor
 
 

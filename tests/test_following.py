@@ -15,7 +15,8 @@ from appserver import procfs
 from appserver.following import ADOPT_RETRY_SECONDS, MAX_LAUNCHES, Follower
 from appserver.identity import Service
 from appserver.launching import LaunchError, Launching
-from appserver.records import Records, Request, RunRecord, State
+from appserver.recordformat import Request, State
+from appserver.records import Records, RunRecord
 
 RUN = "0" * 32
 

@@ -17,12 +17,12 @@ from fakes import FakeSupervisor
 from typing_extensions import Self
 
 from appserver import listener as listener_module
+from appserver.effects import Terms, Watcher
 from appserver.identity import Service
 from appserver.listener import MAX_HALF_OPEN_PER_ADDRESS, SESSIONS_PER_PROCESS
 from appserver.messages import Bye, Error, Goodbye, Greeting, Poll, Refused
 from appserver.messages import Run as RunMessage
 from appserver.ratelimit import MAX_REMEMBERED, HalfOpen, RateLimit
-from appserver.services import Terms, Watcher
 from appserver.sockets import ListenError, address_of, open_listening_sockets
 from pki.contexts import client_context
 

@@ -15,13 +15,14 @@ import trio
 import trio.testing
 
 from appserver.census import Seen, Tree, creation_time, is_alive
+from appserver.effects import Terms
 from appserver.identity import Service
 from appserver.opening import outcome_from_returncode
 from appserver.outcome import Exited, Lost, Signaled
 from appserver.portable import PortableProcesses
 from appserver.procfs import boot_id
-from appserver.records import RecordError, Records, Request, State, StateFile
-from appserver.services import Terms
+from appserver.recordformat import RecordError, Request, State
+from appserver.records import Records, StateFile
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="drives it with POSIX commands")
 

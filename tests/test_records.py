@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
-from appserver.records import (
-    SLOT_BYTES,
-    DamagedRecordError,
-    RecordError,
-    Records,
-    Request,
-    RunRecord,
-    State,
-    StateFile,
-    StopOrder,
-)
+from appserver.recordformat import SLOT_BYTES, DamagedRecordError, RecordError, Request, State, StopOrder
+from appserver.records import Records, RunRecord, StateFile
 
 RUN = "0123456789abcdef0123456789abcdef"
 REQUEST = Request(RUN, Service("line", ("a  b",), "x"), "/bin/a", ("a", "b"), "/log", 10, "boot", 1.5)

@@ -10,11 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from appserver import services
-from appserver.identity import Service
-from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
-from appserver.services import (
-    MAX_ALIASES_OF_A_RUN,
+from appserver import effects, services
+from appserver.effects import (
     Effect,
     Forget,
     ForgetAlias,
@@ -24,7 +21,6 @@ from appserver.services import (
     OrderStop,
     Phase,
     Run,
-    Services,
     SetTerms,
     TellEnded,
     TellRefused,
@@ -33,6 +29,9 @@ from appserver.services import (
     Terms,
     Watcher,
 )
+from appserver.identity import Service
+from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
+from appserver.services import MAX_ALIASES_OF_A_RUN, Services
 
 PING = Service("line", ("/apps/ping_mon",))
 TERMS = Terms()
@@ -45,7 +44,7 @@ class Manager:
 
     name: str
 
-    def tell(self, what: services.Tell, /) -> None:
+    def tell(self, what: effects.Tell, /) -> None:
         raise AssertionError(f"the table only says what is to be told, it tells nothing itself: {what!r}")
 
 

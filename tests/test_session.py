@@ -17,6 +17,7 @@ import trio
 import trio.testing
 from fakes import FakeSupervisor, Log, Manager
 
+from appserver.effects import Phase, Run, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.identity import Service
 from appserver.messages import (
     Ack,
@@ -39,7 +40,6 @@ from appserver.messages import Run as RunMessage
 from appserver.outcome import Account, Exited, Lost, Outcome
 from appserver.processes import Usage
 from appserver.protocol import VERSIONS
-from appserver.services import Phase, Run, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.session import (
     CLOSE_SECONDS,
     HELLO_SECONDS,

@@ -15,13 +15,14 @@ import trio
 import trio.testing
 from fakes import Log, fill, small_disk
 
+from appserver.effects import Phase, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome
 from appserver.processes import StartError, Usage
 from appserver.procfs import boot_id
-from appserver.records import SLOT_BYTES, DamagedRecordError, Records, Request, State, StateFile, StopOrder
+from appserver.recordformat import SLOT_BYTES, DamagedRecordError, Request, State, StopOrder
+from appserver.records import Records, StateFile
 from appserver.runlog import KEPT_LOGS
-from appserver.services import Phase, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.settings import ServerSettings
 from appserver.supervisor import Supervisor
 from pki.material import Keys

@@ -26,12 +26,13 @@ from fakes import Log
 from pair import Guest, python, wait_until
 
 from appserver import memory
+from appserver.effects import Terms
 from appserver.identity import Service
 from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.outcome import Account, Exited, Signaled
 from appserver.procfs import Stat, boot_id, descendants, is_same_process, process_stat
-from appserver.records import Records, Request, RunRecord, State, StopOrder
-from appserver.services import Terms
+from appserver.recordformat import Request, State, StopOrder
+from appserver.records import Records, RunRecord
 from appserver.signalling import kill, signal_process, terminate
 from appserver.spawn import SpawnError, spawn
 from appserver.waited import WaitedProcesses

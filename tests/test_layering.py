@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,10 @@ def test_what_runs_beside_an_application_is_standard_library_only(module: str) -
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_module_is_too_long_to_hold_one_idea(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_MODULE_LINES
+
+
+def test_every_module_has_its_place_in_the_plan_of_the_house() -> None:
+    plan = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[a-z_]+", plan))
+    modules = {path.stem for package in FLOORS for path in (ROOT / package).glob("*.py")}
+    assert modules - {"__init__", "__main__"} <= named

@@ -93,6 +93,7 @@ class _Daemon:
         self._report = report
         self._supervisor = supervisor
         self._listener = listener
+        self._one_reload = trio.Lock()
 
     async def accept(
         self, sockets: list[trio.SocketListener], sessions: trio.Nursery, accepting: trio.CancelScope
@@ -117,7 +118,7 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             async for number in signals:
                 if number == _HUP:
-                    await self._reload()
+                    nursery.start_soon(self._reload)  # beside the signals: a TERM must not wait for slow keys
                 elif accepting.cancel_called:
                     nursery.cancel_scope.cancel()
                     break
@@ -134,16 +135,21 @@ class _Daemon:
         heeding.cancel()
 
     async def _reload(self) -> None:
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            settings = self._reread()
-            trust = await trio.to_thread.run_sync(load_trust, settings)
-            make_log_dir(settings.log_dir)
-        except (SettingsError, KeysError, StateDirError) as error:
-            self._report.error(f"reload failed, the old configuration and keys stay in force: {error}")
-        else:
-            self._take_over(settings, trust)
-        notify("READY=1")
+        async with self._one_reload:
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                settings, trust = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            except (SettingsError, KeysError, StateDirError) as error:
+                self._report.error(f"reload failed, the old configuration and keys stay in force: {error}")
+            else:
+                self._take_over(settings, trust)
+            notify("READY=1")
+
+    def _load(self) -> tuple[ServerSettings, Trust]:
+        settings = self._reread()
+        trust = load_trust(settings)
+        make_log_dir(settings.log_dir)
+        return settings, trust
 
     def _take_over(self, settings: ServerSettings, trust: Trust) -> None:
         old = self._settings

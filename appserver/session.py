@@ -209,7 +209,8 @@ class Session:
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:
-            self._report.info(f"lost contact with {self}; its application goes on")
+            fate = "its application goes on" if self._run_id else "it had asked for nothing yet"
+            self._report.info(f"lost contact with {self}; {fate}")
         except ProtocolError as error:
             self._report.warning(f"closed the session of {self}: {error}")
             self._say(Error(None, str(error)))

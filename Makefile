@@ -30,7 +30,7 @@ test: $(STAMP)
 
 # Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m long -o faulthandler_timeout=600
 
 # Other tools judge the listening port and the certificates. Each has an environment of its own: it wants other versions of what we use.
 test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed

@@ -324,7 +324,7 @@ class Manager:
             # Nobody knows the run that we want stopped, but `run` is not answered yet: that answer will tell.
             return []
         actions: list[Action] = []
-        if self._confirmed_run is None and not isinstance(message.outcome, Lost):
+        if self._confirmed_run is None and not self._waiting_logged and not isinstance(message.outcome, Lost):
             actions.append(Log("info", wording.started_and_ended(self._options)))
         if message.tail and message.outcome.account.stopped_by is None:
             actions += [Log("info", line) for line in wording.tail(message.tail, self._options.tail_lines)]

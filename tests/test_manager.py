@@ -538,3 +538,15 @@ def test_a_second_signal_after_an_accepted_stop_says_that_the_stop_goes_on() -> 
     actions = manager.signalled(15, 12.0)
     assert finish(actions) == 143
     assert "the stop goes on there" in logged(actions)
+
+
+def test_the_end_of_an_earlier_run_that_was_waited_for_is_no_start() -> None:
+    manager = in_contact(STOPPING_OPTIONS)
+    (poll,) = sent(manager.tick(manager.deadline()))
+    assert isinstance(poll, Poll)
+    manager.received(Status(poll.seq, OTHER, "stopping", None, None, None, None), 6.0)
+    manager.signalled(15, 7.0)
+    actions = manager.received(Ended(1, OTHER, Signaled(9, Account(stopped_by="somebody"))), 8.0)
+    assert finish(actions) == 128 + 9
+    assert "started" not in logged(actions)
+    assert "stopped by somebody" in logged(actions)

@@ -247,9 +247,7 @@ class Follower:
         return replace(state, phase="ended", outcome=replace(outcome, account=account), stop=stop)
 
     def _write(self, state: State) -> bool:
-        """Write what the waiter cannot write any more, and tell it; where it cannot be written it is the last word:
-        False.
-        """
+        """Write what the waiter cannot write any more, and tell it. False where that failed: it is the last word."""
         written = False
         with contextlib.suppress(RecordError, DamagedRecordError):
             file = StateFile(self._record)

@@ -271,9 +271,7 @@ class Waiter:
         self._write(phase="ended", outcome=replace(outcome, account=account), stop=stop)
 
     def _final_outcome(self) -> Outcome | None:
-        """Give the outcome as it is told after a stop: whoever lived on when the main process ended does not any
-        more.
-        """
+        """Give the outcome as it is told after a stop: whoever outlived the main process has ended since."""
         outcome = self._file.state.outcome
         if outcome is None or outcome.account.stopped_by is None:
             return outcome

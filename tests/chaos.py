@@ -89,7 +89,6 @@ class Drill:
         self._runs = runs
         self._random = random.Random(seed)
         self._managers: dict[int, Manager] = {}
-        self._server_lock = threading.Lock()
         self._over = threading.Event()
         self._application = guest.directory / "application.py"
         self._application.write_text(APPLICATION)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -239,7 +238,3 @@ def is_alive(pid: int) -> bool:
 def python(source: str) -> tuple[str, str, str]:
     """Give the words that run a Python program as an application."""
     return (sys.executable, "-c", source)
-
-
-def dump(value: object) -> str:
-    return json.dumps(value)

@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -267,16 +268,7 @@ def forge_boot(guest: Guest, pid: int) -> None:
     record = guest.record_of(pid)
     request, state, run_id = record.read_request(), record.read_state(), record.run_id
     guest.records.remove(run_id)
-    forged = type(request)(
-        run_id=run_id,
-        service=request.service,
-        executable=request.executable,
-        argv=request.argv,
-        log_path=request.log_path,
-        log_max_bytes=request.log_max_bytes,
-        boot="00000000-0000-0000-0000-000000000000",
-        requested_at=request.requested_at,
-    )
+    forged = replace(request, boot="00000000-0000-0000-0000-000000000000")
     guest.records.create(forged, state)
 
 
@@ -293,9 +285,7 @@ def test_pid_that_is_somebody_elses_now_is_left_alone(guest: Guest) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
     try:
         file = StateFile(record)
-        state = file.state
-        fields = {name: getattr(state, name) for name in type(state).__slots__}
-        file.write(type(state)(**{**fields, "pid": stranger.pid}))
+        file.write(replace(file.state, pid=stranger.pid))
         file.close()
         guest.start_server()
         assert manager.wait() == 1

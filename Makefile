@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	touch $(STAMP)
 
+# Side by side, one process for each core, but not more than four: the timing of real processes is tested too.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 # Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
 test-long: $(STAMP)

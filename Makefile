@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-network chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
 	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
 	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
+	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
@@ -46,6 +47,10 @@ test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/python -m pip install --quiet --disable-pip-version-check 'pkilint >= 0.13'
 	touch $@
+
+# Cables pulled, packets lost, guests frozen, between network namespaces. Most of it waits: six at once on two cores are fine.
+test-network: $(STAMP)
+	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network tests/test_network.py
 
 # Random faults. RUNS and SEED choose how many and which.
 RUNS ?= 300

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import network_figures
 import pytest
 from pair import Guest, make_keys, open_guest
 
@@ -19,3 +20,7 @@ def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
     with open_guest(tmp_path / "guest", keys) as guest:
         guest.start_server()
         yield guest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    network_figures.publish(report for reports in terminalreporter.stats.values() for report in reports)

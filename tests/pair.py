@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from appserver import procfs
@@ -36,6 +37,18 @@ _NUMBERS = itertools.count(1)
 """Managers are started by several threads at once; each needs a log of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a pair runs: the guest's address, and the words that bring a command to either machine."""
+
+    address: str = "127.0.0.1"
+    in_guest: tuple[str, ...] = ()
+    on_host: tuple[str, ...] = ()
+
+
+LOOPBACK = Place()
+
+
 class Manager:
     """One `cmappmgr`, started as a cluster does: empty environment, working directory `/`, a process group of its
     own."""
@@ -44,7 +57,17 @@ class Manager:
         self._log = guest.directory / f"manager-{next(_NUMBERS)}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appmgr", "-node", NODE, "--config", str(guest.host_config), *words],
+                [
+                    *guest.place.on_host,
+                    sys.executable,
+                    "-m",
+                    "appmgr",
+                    "-node",
+                    NODE,
+                    "--config",
+                    str(guest.host_config),
+                    *words,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -80,8 +103,9 @@ class Manager:
 class Guest:
     """One guest: a directory, a server, and whoever watches its applications."""
 
-    def __init__(self, directory: Path, keys: Path) -> None:
+    def __init__(self, directory: Path, keys: Path, place: Place = LOOPBACK) -> None:
         self.directory = directory
+        self.place = place
         shutil.copytree(keys, directory, dirs_exist_ok=True)
         self.state_dir = directory / "state"
         self.log_dir = directory / "log"
@@ -102,13 +126,13 @@ class Guest:
             "trustStore=client.public",
             "stateDir=state",
             "logDir=log",
-            "listen=127.0.0.1",
+            f"listen={self.place.address}",
         ]
         self.server_config.write_text("\n".join([*own, *lines, ""]))
 
-    def configure_host(self, port: int | None = None) -> None:
+    def configure_host(self, port: int | None = None, address: str | None = None) -> None:
         """Write the managers' configuration."""
-        node = ["address=127.0.0.1", f"port={port or self.port}", "trustStore=server.public"]
+        node = [f"address={address or self.place.address}", f"port={port or self.port}", "trustStore=server.public"]
         self.host_config.write_text("\n".join(["keyStore=client.private", f"{NODE}:", *node, ""]))
 
     @property
@@ -119,16 +143,18 @@ class Guest:
     def start_server(self) -> None:
         """Start the server and wait until it listens; a restarted one keeps its port."""
         before = len(self.server_log)
+        options = ["--config", str(self.server_config), "--port", str(self.port)]
         with (self.directory / "server.log").open("ab") as log:
             self.server = subprocess.Popen(
-                [sys.executable, *SERVER, "--config", str(self.server_config), "--port", str(self.port)],
+                [*self.place.in_guest, sys.executable, *SERVER, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=None if self.environment is None else self.environment | MEASURED,
                 cwd="/",
             )
-        match = wait_for_match(lambda: self.server_log[before:], r"listening on 127\.0\.0\.1 port (\d+)")
+        ready = rf"listening on {re.escape(self.place.address)} port (\d+)"
+        match = wait_for_match(lambda: self.server_log[before:], ready)
         self.port = int(match.group(1))
         self.configure_host()
 
@@ -203,8 +229,8 @@ def make_keys(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_guest(directory: Path, keys: Path) -> Iterator[Guest]:
-    guest = Guest(directory, keys)
+def open_guest(directory: Path, keys: Path, place: Place = LOOPBACK) -> Iterator[Guest]:
+    guest = Guest(directory, keys, place)
     try:
         yield guest
     finally:

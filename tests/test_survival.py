@@ -13,19 +13,10 @@ from pathlib import Path
 import pytest
 from cutter import Cutter
 from pair import Guest, is_alive, python, wait_ended, wait_until
+from patient import Patient
 
 from appserver.outcome import Lost, Signaled
 from appserver.records import StateFile
-
-# An application that ends with code 7 when told to, by a file, and says each time it starts.
-PATIENT = """
-import os, sys, time
-with open(sys.argv[1] + '.starts', 'a') as file:
-    file.write(f'{os.getpid()}\\n')
-while not os.path.exists(sys.argv[1] + '.go'):
-    time.sleep(0.01)
-sys.exit(7)
-"""
 
 STUBBORN = """
 import os, signal, sys, time
@@ -43,23 +34,6 @@ if os.fork() == 0:
 os.wait()
 time.sleep(1000)
 """
-
-
-class Patient:
-    """An application that runs until it is told to end, and its traces."""
-
-    def __init__(self, guest: Guest, name: str = "app") -> None:
-        self.path = guest.directory / name
-        self.service = ("-service", *python(PATIENT), str(self.path))
-
-    def finish(self) -> None:
-        Path(f"{self.path}.go").touch()
-
-    def wait_started(self) -> None:
-        wait_until(Path(f"{self.path}.starts").exists, "the start of the application's own code")
-
-    def starts(self) -> int:
-        return len(Path(f"{self.path}.starts").read_text().splitlines())
 
 
 def kernel_tells_strangers() -> bool:

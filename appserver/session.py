@@ -117,11 +117,14 @@ class Session:
             await trio.aclose_forcefully(self._stream)
 
     async def refuse(self, code: RefusalCode, text: str) -> None:
-        """Say in place of a greeting that this session will not be. Closes the stream."""
-        with trio.move_on_after(SEND_SECONDS):
-            await self._stream.send_all(self._connection.send(Refused(None, code, text)))
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            await self._stream.aclose()
+        """Say in place of a greeting that this session will not be. Closes the stream, also when cancelled."""
+        try:
+            with trio.move_on_after(SEND_SECONDS):
+                await self._stream.send_all(self._connection.send(Refused(None, code, text)))
+            with trio.move_on_after(CLOSE_SECONDS):
+                await self._stream.aclose()
+        finally:
+            await trio.aclose_forcefully(self._stream)
 
     def let_go(self, reason: str) -> None:
         """Say goodbye and end; the application goes on."""

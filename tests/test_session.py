@@ -570,3 +570,12 @@ async def test_cancelled_session_leaves_nothing_behind(autojump_clock: trio.test
     with pytest.raises(trio.ClosedResourceError):
         await pair.theirs.send_all(os.urandom(1))
     await pair.manager.hear_closed()
+
+
+async def test_refusal_that_is_cancelled_closes_the_stream_all_the_same(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = trio.testing.lockstep_stream_pair()  # nobody takes the refusal: it is held in its write
+    session = Session(near, FakeSupervisor().as_supervisor(), Log().as_report(), PeerName("192.0.2.7", "AB:CD"))
+    with trio.move_on_after(1):
+        await session.refuse("sessions", "no more than 4")
+    with trio.fail_after(1):
+        assert not await far.receive_some(1)

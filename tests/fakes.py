@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import trio
@@ -101,11 +101,11 @@ class FakeSupervisor:
 
 
 class Manager:
-    """The other end."""
+    """The other end; of a link, it is a server's."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, role: Literal["manager", "server"] = "manager") -> None:
         self.stream = stream
-        self.connection = Connection("manager")
+        self.connection = Connection(role)
 
     async def say(self, *messages: Message) -> None:
         for message in messages:

@@ -578,4 +578,5 @@ async def test_refusal_that_is_cancelled_closes_the_stream_all_the_same(autojump
     with trio.move_on_after(1):
         await session.refuse("sessions", "no more than 4")
     with trio.fail_after(1):
-        assert not await far.receive_some(1)
+        while await far.receive_some():  # the beginning of it, and then the end
+            pass

@@ -1,16 +1,14 @@
-"""Accept, shake hands under a deadline, hand over to a session; bounds, drain and reload.
+"""Accept, have hands shaken, hand over to a session; bounds, drain and reload.
 
-A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time and
-number; where a bound is reached the oldest one gives way. How one is refused
-is the business of `refusals`; where only our own judgement after the handshake refuses, it is too late for an alert,
-and the peer is told by a message in place of the greeting.
+A peer is a stranger until its handshake is done and its certificate judged, and strangers are bounded in time, number
+and pace (`handshakes`). How one is refused is the business of `refusals`; where only our own judgement after the
+handshake refuses, it is too late for an alert, and the peer is told by a message in place of the greeting.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-import ssl
 import time
 from dataclasses import dataclass
 from typing import final
@@ -18,23 +16,24 @@ from typing import final
 import trio
 
 from appserver.fileio import OUT_OF_RESOURCES
-from appserver.ratelimit import HalfOpen
+from appserver.handshakes import Handshakes
+from appserver.handshakes import Trust as Trust
+from appserver.ratelimit import Pace
 from appserver.refusals import Refusals
 from appserver.report import Report
 from appserver.session import PeerName, Session
 from appserver.sockets import address_of, keep_honest
 from appserver.supervisor import Supervisor
-from pki.contexts import Material, PeerRefused, heed_dates, judge_peer
+from pki.contexts import Material, PeerRefused, judge_peer
 from pki.der import fingerprint
 from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
 
-HANDSHAKE_SECONDS = 10.0
-"""The contract's bound; TLS 1.3 takes two round trips, and a guest that swaps perhaps a second."""
-
-MAX_HALF_OPEN = 64
-MAX_HALF_OPEN_PER_ADDRESS = 16
-"""Each costs a task, a descriptor and some 100 KiB of TLS state: 64 are 7 MB at worst, and a host that restarts thirty
-managers at once has a handful of them under way."""
+ACCEPTS_PER_SECOND = 500.0
+ACCEPTS_AT_ONCE = 64
+"""How fast strangers are let in while they come without a pause. Each costs a millisecond of computing at most, so half
+of one processor is left to the sessions and to the applications. Sixteen silent ones of one address last 30 ms at this
+pace, in which a manager on a busy host has said its first words; it had time for that in the kernel's queue, too, which
+is long when many come. As many at once as may be half open: a host that restarts its managers is not slowed down."""
 
 SESSIONS_PER_PROCESS = 4
 """A migrated guest has the managers of two hosts for a while, and an administrator may watch too."""
@@ -49,15 +48,6 @@ made."""
 
 DRAIN_SECONDS = 3.0
 """For the goodbyes at the end; a manager takes its own in a round trip."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What a handshake needs: swapped as a whole by a reload."""
-
-    context: ssl.SSLContext
-    material: Material
 
 
 @final
@@ -86,8 +76,9 @@ class Listener:
         self._report = report
         self._trust = trust
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
-        self._half_open: HalfOpen[trio.CancelScope] = HalfOpen(MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS)
         self._refusals = Refusals(report)
+        self._handshakes = Handshakes(self._refusals)
+        self._pace = Pace(ACCEPTS_PER_SECOND, ACCEPTS_AT_ONCE)
         self._watched = watched_in(trust.material, "a manager")
         self._reminder = Reminder()
         self._peers_gone = 0
@@ -99,6 +90,7 @@ class Listener:
         """Accept on one socket until cancelled, which closes it. Sessions go on in `sessions`."""
         async with listener:
             while True:
+                await trio.sleep(self._pace.delay_seconds(trio.current_time()))
                 try:
                     stream = await listener.accept()
                 except OSError as error:
@@ -154,10 +146,13 @@ class Listener:
             address = address_of(stream.socket.getpeername())
             keep_honest(stream.socket)
         except OSError:
+            self._refusals.log("an address that is not known any more", "hung up", "it hung up before it was looked at")
             await trio.aclose_forcefully(stream)
             return
         try:
-            guest = await self._admit(stream, address)
+            trust = self._trust
+            tls = await self._handshakes.shake(stream, address, trust)
+            guest = await self._judge(tls, address, trust.material) if tls is not None else None
             if guest is not None:
                 await self._serve_guest(guest)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -173,30 +168,6 @@ class Listener:
         if self._peers_gone % PEERS_PER_COLLECTION == 0:
             gc.collect()
 
-    async def _admit(self, stream: trio.SocketStream, address: str) -> _Guest | None:
-        """Shake hands; None where the peer is refused, which it has been told as far as it listens."""
-        trust = self._trust
-        heed_dates(trust.context, trust.material, time.time())
-        tls = trio.SSLStream(stream, trust.context, server_side=True)
-        broken: str | None = None
-        with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS) as stranger:
-            self._make_room(stranger, address)
-            try:
-                await tls.do_handshake()
-            except trio.BrokenResourceError as error:
-                broken = self._refusals.log_broken_handshake(address, error, tls, trust.material)
-            finally:
-                self._half_open.leave(stranger)
-        if stranger.cancelled_caught:
-            late = trio.current_time() >= stranger.deadline
-            reason = f"no handshake within {HANDSHAKE_SECONDS:g} s" if late else "it gave way to a newer one"
-            self._refusals.log(address, "silent" if late else "crowded", reason)
-            return None
-        if broken is not None:
-            await self._refusals.send_alert(tls, stream, broken)
-            return None
-        return await self._judge(tls, address, trust.material)
-
     async def _judge(self, tls: trio.SSLStream[trio.SocketStream], address: str, material: Material) -> _Guest | None:
         """Decide about a peer that has proved to hold the key of a certificate that OpenSSL accepts."""
         der, certificate = tls.getpeercert(binary_form=True), tls.getpeercert()
@@ -208,12 +179,6 @@ class Listener:
             await session.refuse("certificate", str(error))
             return None
         return _Guest(session, der, certificate, pinned=peer.alias is not None)
-
-    def _make_room(self, stranger: trio.CancelScope, address: str) -> None:
-        leaving = self._half_open.enter(stranger, address)
-        if leaving is not None:
-            leaving.deadline = math.inf  # so that it is seen to have given way, not to have been too slow
-            leaving.cancel()
 
     async def _serve_guest(self, guest: _Guest) -> None:
         if len(self._guests) >= self.max_sessions:

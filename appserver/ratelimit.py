@@ -1,23 +1,31 @@
-"""Bound what a stranger can make us write into the log, and how many half-open connections it can hold. Pure."""
+"""Bound what strangers can make us do in a time: lines of log, and connections accepted. Pure."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar, final
+from typing import Final, final
 
 MAX_REMEMBERED = 1000
-"""Addresses remembered; the one heard of longest ago is forgotten, which costs at most a line of log."""
+"""Keys remembered; of the one heard of longest ago only the number of its events is kept."""
 
-_Token = TypeVar("_Token")
+OTHERS: Final = "of other kinds or from other addresses"
+"""The key under which events are told that have none of their own any more, or for which there was no line left."""
 
 
 @final
 class RateLimit:
-    """Lets one event for each key and `interval_seconds` pass, and counts the others."""
+    """Lets one event for each key and `interval_seconds` pass, and `most` of all keys together; counts the others.
 
-    def __init__(self, interval_seconds: float) -> None:
+    No event is ever lost: each either passes, or is in a number given later.
+    """
+
+    def __init__(self, interval_seconds: float, most: int) -> None:
         self._interval_seconds = interval_seconds
+        self._most = most
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._others = 0
+        self._began = -interval_seconds
+        self._passed = 0
 
     def passes(self, key: str, now: float) -> int | None:
         """Tell whether an event at `now` (monotonic seconds) passes: None if not, else how many were held back before
@@ -27,50 +35,54 @@ class RateLimit:
         if last is not None and now - last < self._interval_seconds:
             self._seen[key] = (last, held + 1)
             return None
+        if self._room(now) <= 0:
+            self._seen[key] = (now if last is None else last, held + 1)
+            self._forget()
+            return None
+        self._passed += 1
         self._seen[key] = (now, 0)
-        while len(self._seen) > MAX_REMEMBERED:
-            self._seen.popitem(last=False)
+        self._forget()
         return held
 
     def overdue(self, now: float) -> list[tuple[str, int]]:
-        """Give the keys whose interval is over while events were held back, with their number, which starts anew."""
+        """Give the keys whose interval is over while events were held back, with their number, which starts anew.
+
+        Where there are more than may pass, those with the largest numbers have lines of their own.
+        """
         found = [
             (key, held) for key, (last, held) in self._seen.items() if held and now - last >= self._interval_seconds
         ]
         for key, _ in found:
             del self._seen[key]
-        return found
+        found.sort(key=lambda one: -one[1])
+        room = self._room(now)
+        others = self._others + sum(held for _, held in found[room:])
+        self._others = 0
+        self._passed += len(found[:room])
+        return found[:room] + ([(OTHERS, others)] if others else [])
+
+    def _room(self, now: float) -> int:
+        if now - self._began >= self._interval_seconds:
+            self._began, self._passed = now, 0
+        return max(0, self._most - self._passed)
+
+    def _forget(self) -> None:
+        while len(self._seen) > MAX_REMEMBERED:
+            _, (_, held) = self._seen.popitem(last=False)
+            self._others += held
 
 
 @final
-class HalfOpen(Generic[_Token]):
-    """Who has connected but not yet proved who it is.
+class Pace:
+    """Spreads events out: `per_second` of them, and `burst` at once after a quiet time."""
 
-    Where a bound is reached the *oldest* gives way, so that a manager, which needs a few milliseconds, gets in beside
-    any number of strangers who just sit there.
-    """
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._interval_seconds = 1 / per_second
+        self._slack_seconds = (burst - 1) / per_second
+        self._due = -self._slack_seconds
 
-    def __init__(self, most: int, most_per_address: int) -> None:
-        self._most = most
-        self._most_per_address = most_per_address
-        self._waiting: OrderedDict[_Token, str] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def enter(self, token: _Token, address: str) -> _Token | None:
-        """Let one more in; give the one that has to leave for it."""
-        same = [other for other, other_address in self._waiting.items() if other_address == address]
-        leaving = None
-        if len(same) >= self._most_per_address:
-            leaving = same[0]
-        elif len(self._waiting) >= self._most:
-            leaving = next(iter(self._waiting))
-        if leaving is not None:
-            del self._waiting[leaving]
-        self._waiting[token] = address
-        return leaving
-
-    def leave(self, token: _Token) -> None:
-        """It has proved who it is, or is gone; one that had to leave before is fine."""
-        self._waiting.pop(token, None)
+    def delay_seconds(self, now: float) -> float:
+        """Take the next place; give how long to wait for it from `now` (monotonic seconds)."""
+        place = max(self._due, now - self._slack_seconds)
+        self._due = place + self._interval_seconds
+        return max(0.0, place - now)

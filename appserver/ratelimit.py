@@ -1,4 +1,4 @@
-"""Bound what strangers can make us do in a time: lines of log, and connections accepted. Pure."""
+"""Bound what others can make us do in a time: lines of log, connections accepted, requests of a session. Pure."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Pace:
         self._slack_seconds = (burst - 1) / per_second
         self._due = -self._slack_seconds
 
-    def delay_seconds(self, now: float) -> float:
-        """Take the next place; give how long to wait for it from `now` (monotonic seconds)."""
+    def delay_seconds(self, now: float, places: int = 1) -> float:
+        """Take the next place, or several; give how long to wait for the first from `now` (monotonic seconds)."""
         place = max(self._due, now - self._slack_seconds)
-        self._due = place + self._interval_seconds
+        self._due = place + places * self._interval_seconds
         return max(0.0, place - now)

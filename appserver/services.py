@@ -15,8 +15,8 @@ carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias, final
+from collections.abc import Iterable
+from typing import final
 
 from appserver.effects import (
     Effect,
@@ -45,8 +45,6 @@ MAX_KEPT_OUTCOMES = 1000
 MAX_ALIASES_OF_A_RUN = 100
 """Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
 only to a manager whose reply was lost, and that asks again within its timeout."""
-
-_EntryTest: TypeAlias = Callable[[tuple[Watcher, str, Terms]], bool]
 
 
 @final
@@ -88,16 +86,16 @@ class Services:
         """A manager wants `service` to run, as run `run_id` unless it runs already."""
         known = self.find(run_id)
         if known is not None:
+            if known.service != service:
+                text = f"run {run_id} is one of {known.service.describe()}"
+                return [TellRefused(watcher, "bad-service", text, run_id)]
             if known.run_id == run_id:
                 known.starter = watcher  # the reply to whoever asked first was lost, and with it what it told
-            if known.service != service:
-                return [TellRefused(watcher, "bad-service", f"run {run_id} is one of {known.service.describe()}")]
             return self._join(known, watcher, terms)
         current = self._current.get(service)
         if current is not None:
             if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_ordered:
                 return [*self._add_alias(run_id, current), *self._join(current, watcher, terms)]
-            current.waiting = [entry for entry in current.waiting if entry[1] != run_id]
             current.waiting.append((watcher, run_id, terms))
             return []
         return self._begin(watcher, run_id, service, terms)
@@ -115,10 +113,13 @@ class Services:
 
     def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
         """A manager wants a run stopped; one that still waits for a stop takes part in that one."""
-        run = self.find(run_id) or self._waited_for(run_id)
+        effects: list[Effect] = []
+        run = self.find(run_id)
         if run is None:
-            return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
-        self._drop_waiting(lambda entry: entry[1] == run_id)
+            run = self._waited_for(run_id)
+            if run is None:
+                return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
+            effects = self._take_part(run_id, run)
         if run.phase is Phase.ENDED:
             return self._join(run, watcher, None)
         run.watchers[watcher] = None
@@ -126,7 +127,7 @@ class Services:
         run.stop_ordered = True
         if run.phase is Phase.RUNNING:
             run.phase = Phase.STOPPING
-        return [OrderStop(run.run_id, by, timeout_seconds)]
+        return [*effects, OrderStop(run.run_id, by, timeout_seconds)]
 
     def acknowledge(self, run_id: str) -> list[Effect]:
         """A manager has the outcome of a run."""
@@ -142,7 +143,7 @@ class Services:
         for run in self._runs.values():
             run.watchers.pop(watcher, None)
             run.stop_askers.pop(watcher, None)
-        self._drop_waiting(lambda entry: entry[0] == watcher)
+            run.waiting = [entry for entry in run.waiting if entry[0] != watcher]
         return self._drop_old()
 
     def started(
@@ -160,7 +161,7 @@ class Services:
     def not_started(self, run_id: str, code: str, text: str) -> list[Effect]:
         """A run cannot be started: everybody who waited for it is told, and it is forgotten."""
         run = self._runs[run_id]
-        told: list[Effect] = [TellRefused(watcher, code, text) for watcher in run.watchers]
+        told: list[Effect] = [TellRefused(watcher, code, text, run_id) for watcher in run.watchers]
         return [*told, *self._forget(run), *self._begin_waiting(run)]
 
     def stop_accepted(self, run_id: str) -> list[Effect]:
@@ -203,7 +204,7 @@ class Services:
                 f"{running} processes run already and no more than {self.max_processes} may: "
                 f"{service.describe()} was not started"
             )
-            return [TellRefused(watcher, "limit", text)]
+            return [TellRefused(watcher, "limit", text, run_id)]
         run = Run(run_id, service, starter=watcher)
         run.watchers[watcher] = None
         self._runs[run_id] = run
@@ -254,9 +255,11 @@ class Services:
         waited_for = (run for run in self._current.values() if any(entry[1] == run_id for entry in run.waiting))
         return next(waited_for, None)
 
-    def _drop_waiting(self, matches: _EntryTest) -> None:
-        for run in self._current.values():
-            run.waiting = [entry for entry in run.waiting if not matches(entry)]
+    def _take_part(self, run_id: str, run: Run) -> list[Effect]:
+        """Have everybody who waits for `run` under an id take part in its stop, and the id mean it from now on."""
+        run.watchers.update((entry[0], None) for entry in run.waiting if entry[1] == run_id)
+        run.waiting = [entry for entry in run.waiting if entry[1] != run_id]
+        return self._add_alias(run_id, run)
 
     def _drop_old(self) -> list[Effect]:
         last = {run.service: run for run in self._ended.values()}

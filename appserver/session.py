@@ -41,6 +41,7 @@ from appserver.messages import (
 from appserver.messages import Run as RunMessage
 from appserver.outcome import Lost, Outcome
 from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
+from appserver.ratelimit import Allowance
 from appserver.report import Report, host_name, printable
 from appserver.supervisor import Supervisor
 from appserver.version import software
@@ -63,6 +64,20 @@ MAX_QUEUED_MESSAGES = 64
 
 MAX_RECEIVE_BYTES = 65536
 
+MAX_UNACKNOWLEDGED = 64
+"""Outcomes that this session was told and may still acknowledge. A manager does so at once; of more, the oldest is told
+again to whoever starts its service next, which loses nothing."""
+
+BURST_TOKENS = 60.0
+TOKENS_PER_SECOND = 10.0
+"""What a session may ask: a message costs one token, one that may start, stop or change something `WISH_TOKENS`. A
+manager needs three messages to begin and one in five seconds from then on. Whoever sends faster is read more slowly, so
+that neither the others' answers nor log, disk and waiters are at its mercy. A burst has fewer answers than
+`MAX_QUEUED_MESSAGES`: it does not look like a manager that does not read."""
+
+WISH_TOKENS = 10.0
+"""A start costs a thread's time, two files, a fork and two lines of log: after the burst one in a second."""
+
 MAX_PEER_NAME_CHARACTERS = 200
 """Of what a manager calls itself: it goes into logs, into records and, as who asked for a stop, to waiters, whose
 orders are bounded."""
@@ -75,6 +90,15 @@ class PeerName:
 
     address: str
     fingerprint: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request that is not answered yet: its number, and the id that it named."""
+
+    seq: int
+    run_id: str
 
 
 @final
@@ -92,9 +116,13 @@ class Session:
         self._silence_seconds = HELLO_SECONDS
         self._name = f"a manager at {peer.address}"
         self._run_id: str | None = None
-        self._run_seq: int | None = None
-        self._stop_seq: int | None = None
+        self._run_request: _Request | None = None
+        self._stop_request: _Request | None = None
+        self._stopped: str | None = None
+        """The run that this session has asked to stop last."""
+        self._unacknowledged: dict[str, None] = {}
         self._tail_lines = 0
+        self._allowance = Allowance(BURST_TOKENS, TOKENS_PER_SECOND)
 
     def __str__(self) -> str:
         return f"{self._name} at {self.peer.address}" if self._run_id else self._name
@@ -137,23 +165,39 @@ class Session:
             case TellRunning(_, run, attached, previous):
                 self._tell_running(run, previous, attached=attached)
             case TellStopping(_, run_id):
-                if self._stop_seq is not None:
-                    self._say(Stopping(self._stop_seq, run_id))
-                    self._stop_seq = None
+                if self._stop_request is not None and self._names(self._stop_request, run_id):
+                    self._say(Stopping(self._stop_request.seq, run_id))
+                    self._stop_request = None
             case TellEnded(_, run_id, outcome, log_path):
-                seq = self._run_seq if self._run_seq is not None else self._stop_seq
-                self._tell_ended(seq, run_id, outcome, log_path)
-            case TellRefused(_, code, text):
-                self._say(Refused(self._run_seq, code, text[:MAX_TEXT_CHARACTERS]))
-                self._run_seq = self._run_id = None
+                self._tell_ended(self._take_request(run_id), run_id, outcome, log_path)
+            case TellRefused(_, code, text, run_id):
+                self._tell_refused(code, text, run_id)
+
+    def _names(self, request: _Request, run_id: str) -> bool:
+        """Tell whether a request named this run, by its own id or by an alias."""
+        if request.run_id == run_id:
+            return True
+        run = self._supervisor.find(request.run_id)
+        return run is not None and run.run_id == run_id
+
+    def _take_request(self, run_id: str) -> int | None:
+        """Take what the news of a run answers; give the number, None where nobody asked."""
+        numbers: list[int] = []
+        if self._run_request is not None and self._names(self._run_request, run_id):
+            numbers.append(self._run_request.seq)
+            self._run_request = None
+        if self._stop_request is not None and self._names(self._stop_request, run_id):
+            numbers.append(self._stop_request.seq)
+            self._stop_request = None
+        return numbers[0] if numbers else None
 
     def _tell_running(self, run: Run, previous: tuple[str, Outcome] | None, *, attached: bool) -> None:
-        if self._run_seq is None:
-            return
+        if self._run_request is None or not self._names(self._run_request, run.run_id):
+            return  # a run that it only wants stopped
         self._run_id = run.run_id
         self._say(
             Running(
-                re=self._run_seq,
+                re=self._run_request.seq,
                 run=run.run_id,
                 state=_wire_state(run),
                 attached=attached,
@@ -164,15 +208,32 @@ class Session:
                 previous=Previous(*previous) if previous else None,
             )
         )
-        self._run_seq = None
+        self._run_request = None
+        if previous is not None:
+            self._expect_ack(previous[0])
 
     def _tell_ended(self, seq: int | None, run_id: str, outcome: Outcome, log_path: str | None) -> None:
         by_itself = not isinstance(outcome, Lost) and outcome.account.stopped_by is None
         tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
         self._say(Ended(seq, run_id, outcome, tail))
-        self._run_seq = self._stop_seq = None
-        if self._supervisor.find(run_id) is None:
+        self._expect_ack(run_id)
+        if self._run_id == run_id and self._supervisor.find(run_id) is None:
             self._run_id = None  # it never was, or was forgotten: a poll must not be told that it starts
+
+    def _tell_refused(self, code: str, text: str, run_id: str) -> None:
+        was_asked = self._run_request
+        seq = self._take_request(run_id)
+        if seq is None and was_asked is not None and run_id != self._stopped:
+            # The run that it had joined is forgotten already, and its own id with it.
+            seq, self._run_request = was_asked.seq, None
+        self._say(Refused(seq, code, text[:MAX_TEXT_CHARACTERS]))
+        if self._run_request is not was_asked:
+            self._run_id = None
+
+    def _expect_ack(self, run_id: str) -> None:
+        self._unacknowledged[run_id] = None
+        if len(self._unacknowledged) > MAX_UNACKNOWLEDGED:
+            del self._unacknowledged[next(iter(self._unacknowledged))]
 
     def _say(self, message: Message) -> None:
         try:
@@ -208,7 +269,9 @@ class Session:
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
                 elif not self._heed(event):
                     return
-                await trio.lowlevel.checkpoint()  # many messages may come at one go: let each be answered
+                cost = WISH_TOKENS if isinstance(event, RunMessage | Watch | Stop) else 1.0
+                # Many messages may come at one go: even a sleep of zero lets each be answered, and others have a turn.
+                await trio.sleep(self._allowance.spend(cost, trio.current_time()))
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:
@@ -247,10 +310,12 @@ class Session:
             case Poll(seq):
                 self._answer_poll(seq)
             case Stop(seq, run_id, timeout_seconds):
-                self._stop_seq = seq
+                self._stop_request = _Request(seq, run_id)
                 self._supervisor.stop(self, run_id, self._name, timeout_seconds)
+                run = self._supervisor.find(run_id)
+                self._stopped = run.run_id if run is not None else None
             case Ack(run_id):
-                self._supervisor.acknowledge(run_id)
+                self._acknowledge(run_id)
             case Bye():
                 return False
         return True
@@ -258,15 +323,26 @@ class Session:
     def _begin(self, seq: int, run_id: str, tail_lines: int) -> None:
         self._supervisor.leave(self)
         self._run_id = run_id
-        self._run_seq = seq
+        self._run_request = _Request(seq, run_id)
+        self._stop_request = None
         self._tail_lines = tail_lines
+
+    def _acknowledge(self, run_id: str) -> None:
+        """Heed it where this session was told the outcome: nobody may hide from others what it does not have."""
+        run = self._supervisor.find(run_id)
+        if run is not None and run.run_id in self._unacknowledged:
+            del self._unacknowledged[run.run_id]
+            self._supervisor.acknowledge(run.run_id)
 
     def _answer_poll(self, seq: int) -> None:
         run = self._supervisor.find(self._run_id) if self._run_id else None
         if self._run_id is None:
             self._say(Error(seq, "there is nothing to tell: no run was asked for in this session"))
         elif run is not None and run.phase is Phase.ENDED and run.outcome is not None:
+            self._take_request(run.run_id)
             self._tell_ended(seq, run.run_id, run.outcome, run.log_path)
+        elif run is None and self._run_request is None:
+            self._say(Error(seq, f"there is nothing to tell: the end of run {self._run_id} was told, and is forgotten"))
         elif run is None:  # it waits for another run of the service to be stopped
             self._say(Status(seq, self._run_id, "stopping", None, None, None, None))
         else:

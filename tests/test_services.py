@@ -1,4 +1,6 @@
-"""The table of services: what is asked and what happens, the effects that follow; then all of it in any order."""
+"""The table of services: what is asked and what happens, and the effects that follow. All of it in any order is
+the business of `test_table_sequences`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from appserver import effects, services
 from appserver.effects import (
@@ -131,8 +130,8 @@ def test_a_start_that_fails_is_refused_to_everybody_who_waits_for_it_and_forgott
     table.ask_run(B, "r2", PING, TERMS)
     effects = table.not_started("r1", "not-executable", "why")
     assert effects == [
-        TellRefused(A, "not-executable", "why"),
-        TellRefused(B, "not-executable", "why"),
+        TellRefused(A, "not-executable", "why", "r1"),
+        TellRefused(B, "not-executable", "why", "r1"),
         Forget("r1"),
     ]
     assert table.find("r1") is None
@@ -339,11 +338,59 @@ def test_whoever_waits_for_a_stop_and_wants_one_takes_part_in_it(table: Services
     running(table)
     table.ask_stop(A, "r1", "a", 15)
     table.ask_run(B, "r2", PING, TERMS)
-    assert table.ask_stop(B, "r2", "b", 1) == [OrderStop("r1", "b", 1)]
+    assert table.ask_stop(B, "r2", "b", 1) == [NoteAlias("r2", "r1"), OrderStop("r1", "b", 1)]
     assert told(table.stop_accepted("r1"), B) == [TellStopping(B, "r1")]
     effects = end(table, outcome=Signaled(15))
     assert told(effects, B) == [TellEnded(B, "r1", Signaled(15))]
     assert Launch not in map(type, effects)
+
+
+def test_the_id_of_whoever_took_part_in_a_stop_leads_to_its_outcome(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 15)
+    table.ask_run(B, "r2", PING, TERMS)
+    table.ask_stop(B, "r2", "b", 1)
+    table.leave(B)  # its connection breaks; it comes back for the run that it had stopped
+    assert told(table.ask_watch(C, "r2", TERMS), C) == [attached(C, run_of(table, "r1"))]
+    assert told(end(table, outcome=Signaled(15)), C) == [TellEnded(C, "r1", Signaled(15))]
+
+
+def test_whoever_waits_is_answered_though_somebody_else_stops_its_id(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 15)
+    table.ask_run(B, "r2", PING, TERMS)
+    table.ask_stop(C, "r2", "c", 1)
+    assert told(end(table, outcome=Signaled(15)), B) == [TellEnded(B, "r1", Signaled(15))]
+
+
+def test_whoever_waits_is_answered_though_its_id_became_a_run_of_another_service_that_is_stopped(
+    table: Services,
+) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 15)
+    table.ask_run(B, "r2", PING, TERMS)
+    running(table, "r2", C, service(2))
+    table.ask_stop(C, "r2", "c", 1)
+    (refused,) = told(end(table), B)
+    assert isinstance(refused, TellRefused)
+    assert (refused.code, refused.run_id) == ("bad-service", "r2")
+
+
+def test_whoever_waits_keeps_its_place_though_somebody_else_asks_with_its_id_and_leaves(table: Services) -> None:
+    running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    table.ask_run(B, "r2", PING, TERMS)
+    table.ask_run(C, "r2", PING, TERMS)
+    table.leave(C)
+    assert Launch("r2", PING, TERMS) in end(table)
+
+
+def test_a_request_that_is_refused_takes_nothing_from_whoever_started_the_run(table: Services) -> None:
+    running(table)
+    end(table, outcome=Exited(7))
+    start(table, "r2", A)
+    table.ask_run(B, "r2", service(2), TERMS)
+    assert execute(table, "r2") == [TellRunning(A, run_of(table, "r2"), attached=False, previous=("r1", Exited(7)))]
 
 
 def test_an_outcome_that_nobody_has_is_not_hidden_by_a_newer_one_that_somebody_has(table: Services) -> None:
@@ -434,7 +481,7 @@ def test_whoever_waits_starts_where_the_run_that_was_to_be_stopped_never_started
     table.ask_stop(A, "r1", "a", 5)
     table.ask_run(B, "r2", PING, TERMS)
     effects = table.not_started("r1", "no-such-command", "why")
-    assert effects == [TellRefused(A, "no-such-command", "why"), Forget("r1"), Launch("r2", PING, TERMS)]
+    assert effects == [TellRefused(A, "no-such-command", "why", "r1"), Forget("r1"), Launch("r2", PING, TERMS)]
 
 
 def test_survivors_that_are_being_stopped_are_waited_for_but_the_outcome_is_told(table: Services) -> None:
@@ -631,185 +678,3 @@ def test_aliases_of_one_run_are_bounded(table: Services) -> None:
     assert ForgetAlias("alias 0") in table.ask_run(B, "one more", PING, TERMS)
     assert table.find("alias 0") is None
     assert table.find("alias 1") is table.find("one more") is table.find("r1")
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Two managers and two services, everything in any order; a model of the world carries out the effects."""
-
-    LIMIT = 1
-
-    @initialize()
-    def begin(self) -> None:
-        self.table = Services(self.LIMIT)
-        self.alive: dict[str, Service] = {}
-        """What was launched and not yet gone or refused."""
-        self.executing: set[str] = set()
-        self.main_ended: set[str] = set()
-        self.stop_ordered: set[str] = set()
-        self.survived: set[str] = set()
-        self.open_asks: dict[Manager, int] = {}
-        """Sessions that asked, and how many final answers they have had."""
-        self.asked: dict[Manager, tuple[str, Service]] = {}
-        self.ids = 0
-        self.sessions = 0
-
-    def apply(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Launch(run_id, what):
-                    assert what not in self.alive.values(), "a second copy was started beside the first"
-                    assert run_id not in self.alive
-                    self.alive[run_id] = what
-                case OrderStop(run_id) | SetTerms(run_id):
-                    assert run_id in self.alive
-                    if isinstance(effect, OrderStop):
-                        self.stop_ordered.add(run_id)
-                case TellEnded(watcher) | TellRefused(watcher):
-                    assert isinstance(watcher, Manager)
-                    assert watcher in self.open_asks, "somebody who has left was told"
-                    self.open_asks[watcher] += 1
-                case Forget(run_id):
-                    assert run_id not in self.executing - self.main_ended
-                case TellRunning(watcher, run):
-                    assert watcher in self.open_asks
-                    assert run.run_id in self.executing
-                case _:
-                    pass
-
-    def session(self, name: str) -> Manager:
-        self.sessions += 1
-        manager = Manager(f"{name}{self.sessions}")
-        self.open_asks[manager] = 0
-        return manager
-
-    managers = st.sampled_from("ab")
-    kinds = st.sampled_from([service(1), service(2)])
-    picks = st.integers(0, 100)
-
-    @rule(name=managers, what=kinds, terms=st.sampled_from([TERMS, STOP_TERMS]))
-    def ask_run(self, name: str, what: Service, terms: Terms) -> None:
-        self.ids += 1
-        manager = self.session(name)
-        self.asked[manager] = (f"r{self.ids}", what)
-        self.apply(self.table.ask_run(manager, f"r{self.ids}", what, terms))
-
-    @precondition(lambda self: self.asked)
-    @rule(name=managers, pick=picks)
-    def ask_again(self, name: str, pick: int) -> None:
-        former = list(self.asked)[pick % len(self.asked)]
-        run_id, what = self.asked[former]
-        manager = self.session(name)
-        self.asked[manager] = (run_id, what)
-        self.leave(former)
-        self.apply(self.table.ask_run(manager, run_id, what, TERMS))
-
-    @precondition(lambda self: self.asked)
-    @rule(pick=picks)
-    def leave_one(self, pick: int) -> None:
-        self.leave(list(self.asked)[pick % len(self.asked)])
-
-    def leave(self, manager: Manager) -> None:
-        del self.open_asks[manager], self.asked[manager]
-        self.apply(self.table.leave(manager))
-
-    @precondition(lambda self: self.executing)
-    @rule(name=managers, pick=picks)
-    def ask_stop(self, name: str, pick: int) -> None:
-        run_id = self.pick(self.executing, pick)
-        manager = self.session(name)
-        self.asked[manager] = (run_id, self.alive[run_id])
-        self.apply(self.table.ask_stop(manager, run_id, name, 5.0))
-
-    @precondition(lambda self: self.asked)
-    @rule(pick=picks)
-    def stop_what_was_asked_for(self, pick: int) -> None:
-        manager = list(self.asked)[pick % len(self.asked)]
-        run_id, what = self.asked[manager]
-        self.leave(manager)
-        fresh = self.session("s")
-        self.asked[fresh] = (run_id, what)
-        self.apply(self.table.ask_stop(fresh, run_id, "s", 5.0))
-
-    @precondition(lambda self: self.alive.keys() - self.executing)
-    @rule(pick=picks, fails=st.booleans())
-    def come_up(self, pick: int, fails: bool) -> None:
-        run_id = self.pick(self.alive.keys() - self.executing, pick)
-        if fails:
-            del self.alive[run_id]
-            self.apply(self.table.not_started(run_id, "start-failed", "no memory"))
-        else:
-            self.executing.add(run_id)
-            self.apply(self.table.started(run_id, 1, 2, 3.0, 4.0))
-
-    @precondition(lambda self: self.stop_ordered & self.alive.keys())
-    @rule(pick=picks)
-    def accept_stop(self, pick: int) -> None:
-        self.apply(self.table.stop_accepted(self.pick(self.stop_ordered & self.alive.keys(), pick)))
-
-    @precondition(lambda self: self.executing)
-    @rule(pick=picks, gone=st.booleans(), stopping=st.booleans())
-    def end(self, pick: int, gone: bool, stopping: bool) -> None:
-        run_id = self.pick(self.executing, pick)
-        stopping = (stopping and run_id not in self.main_ended) or run_id in self.stop_ordered
-        if stopping:
-            self.stop_ordered.add(run_id)
-        self.main_ended.add(run_id)
-        # Survivors that are left alone do not count as the service: it may be started again beside them.
-        if gone or not stopping:
-            del self.alive[run_id]
-            self.executing.discard(run_id)
-            if not gone:
-                self.survived.add(run_id)
-        self.apply(self.table.ended(run_id, Exited(0), gone=gone, stopping=stopping))
-
-    @precondition(lambda self: self.survived)
-    @rule(pick=picks)
-    def survivors_end(self, pick: int) -> None:
-        run_id = self.pick(self.survived, pick)
-        self.survived.discard(run_id)
-        self.apply(self.table.ended(run_id, Exited(0), gone=True, stopping=False))
-
-    @precondition(lambda self: self.main_ended)
-    @rule(pick=picks)
-    def acknowledge(self, pick: int) -> None:
-        self.apply(self.table.acknowledge(self.pick(self.main_ended, pick)))
-
-    @staticmethod
-    def pick(found: set[str], pick: int) -> str:
-        return sorted(found)[pick % len(found)]
-
-    @invariant()
-    def nobody_has_more_than_one_final_answer(self) -> None:
-        assert all(count <= 1 for count in self.open_asks.values())
-
-    @invariant()
-    def the_limit_holds(self) -> None:
-        assert len(self.table.active()) <= self.LIMIT
-
-    @invariant()
-    def the_table_knows_what_runs(self) -> None:
-        assert {run.run_id for run in self.table.active()} <= set(self.alive)
-
-    def teardown(self) -> None:
-        if not hasattr(self, "table"):
-            return
-        while self.alive:
-            run_id = min(self.alive)
-            if run_id not in self.executing:
-                self.come_up(0, fails=False) if len(self.alive) == 1 else self.come_up(0, fails=True)
-            else:
-                del self.alive[run_id]
-                self.executing.discard(run_id)
-                self.apply(self.table.ended(run_id, Exited(0), gone=True, stopping=True))
-        assert all(count == 1 for count in self.open_asks.values()), "somebody who asked was never answered"
-
-
-class AnyOrderWithRoom(AnyOrder):
-    LIMIT = 2
-
-
-SETTINGS = settings(deadline=None, max_examples=60, stateful_step_count=30)
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = SETTINGS
-TestAnyOrderWithRoom = AnyOrderWithRoom.TestCase
-TestAnyOrderWithRoom.settings = SETTINGS

@@ -200,7 +200,7 @@ async def test_poll_after_a_refusal_does_not_say_that_it_starts(autojump_clock: 
         await pair.greet()
         await pair.manager.say(RUN)
         await trio.testing.wait_all_tasks_blocked()
-        pair.session.tell(TellRefused(pair.session, "limit", "30 processes run already"))
+        pair.session.tell(TellRefused(pair.session, "limit", "30 processes run already", OWN))
         assert await pair.manager.hear() == Refused(1, "limit", "30 processes run already")
         await pair.manager.say(Poll(2))
         assert isinstance(await pair.manager.hear(), Error)

@@ -41,7 +41,7 @@ from appserver.messages import (
 from appserver.messages import Run as RunMessage
 from appserver.outcome import Lost, Outcome
 from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
-from appserver.ratelimit import Allowance
+from appserver.ratelimit import Pace
 from appserver.report import Report, host_name, printable
 from appserver.supervisor import Supervisor
 from appserver.version import software
@@ -68,15 +68,15 @@ MAX_UNACKNOWLEDGED = 64
 """Outcomes that this session was told and may still acknowledge. A manager does so at once; of more, the oldest is told
 again to whoever starts its service next, which loses nothing."""
 
-BURST_TOKENS = 60.0
-TOKENS_PER_SECOND = 10.0
-"""What a session may ask: a message costs one token, one that may start, stop or change something `WISH_TOKENS`. A
-manager needs three messages to begin and one in five seconds from then on. Whoever sends faster is read more slowly, so
-that neither the others' answers nor log, disk and waiters are at its mercy. A burst has fewer answers than
-`MAX_QUEUED_MESSAGES`: it does not look like a manager that does not read."""
+MESSAGES_AT_ONCE = 60
+MESSAGES_PER_SECOND = 10.0
+"""What a session may ask. A manager needs three messages to begin and one in five seconds from then on. Whoever sends
+faster is read more slowly, so that neither the others' answers nor log, disk and waiters are at its mercy. A burst has
+fewer answers than `MAX_QUEUED_MESSAGES`: it does not look like a manager that does not read."""
 
-WISH_TOKENS = 10.0
-"""A start costs a thread's time, two files, a fork and two lines of log: after the burst one in a second."""
+WISH_MESSAGES = 10
+"""What may start, stop or change something counts for so many messages: a start costs a thread's time, two files, a
+fork and two lines of log. After the burst there is one in a second."""
 
 MAX_PEER_NAME_CHARACTERS = 200
 """Of what a manager calls itself: it goes into logs, into records and, as who asked for a stop, to waiters, whose
@@ -122,7 +122,7 @@ class Session:
         """The run that this session has asked to stop last."""
         self._unacknowledged: dict[str, None] = {}
         self._tail_lines = 0
-        self._allowance = Allowance(BURST_TOKENS, TOKENS_PER_SECOND)
+        self._pace = Pace(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE)
 
     def __str__(self) -> str:
         return f"{self._name} at {self.peer.address}" if self._run_id else self._name
@@ -265,13 +265,14 @@ class Session:
     async def _read(self) -> None:
         try:
             while (event := await self._next_event()) is not CLOSED:
+                # Many messages may come at one go: even a sleep of zero lets the one before be answered, and gives the
+                # others their turn.
+                places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Stop) else 1
+                await trio.sleep(self._pace.delay_seconds(trio.current_time(), places))
                 if isinstance(event, Unknown):
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
                 elif not self._heed(event):
                     return
-                cost = WISH_TOKENS if isinstance(event, RunMessage | Watch | Stop) else 1.0
-                # Many messages may come at one go: even a sleep of zero lets each be answered, and others have a turn.
-                await trio.sleep(self._allowance.spend(cost, trio.current_time()))
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:

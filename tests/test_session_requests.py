@@ -15,13 +15,13 @@ from appserver.effects import Run as TableRun
 from appserver.messages import Ack, Ended, Error, Poll, Refused, Running, Status, Stop, Stopping, Watch
 from appserver.outcome import Exited
 from appserver.protocol import Event
-from appserver.ratelimit import Allowance
+from appserver.ratelimit import Pace
 from appserver.session import (
-    BURST_TOKENS,
     MAX_QUEUED_MESSAGES,
     MAX_UNACKNOWLEDGED,
-    TOKENS_PER_SECOND,
-    WISH_TOKENS,
+    MESSAGES_AT_ONCE,
+    MESSAGES_PER_SECOND,
+    WISH_MESSAGES,
     Session,
 )
 
@@ -185,12 +185,9 @@ async def test_outcomes_that_wait_for_an_acknowledgement_are_bounded(autojump_cl
 # How fast one may ask.
 
 
-def test_allowance_lets_a_burst_pass_and_then_so_much_in_a_second() -> None:
-    allowance = Allowance(3.0, 2.0)
-    assert [allowance.spend(1.0, 5.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
-    assert allowance.spend(1.0, 6.0) == 0.5
-    assert allowance.spend(3.0, 1000.0) == 0.0  # full again, and never more than full
-    assert allowance.spend(1.0, 1000.0) == 0.5
+def test_pace_takes_several_places_at_one_go() -> None:
+    pace = Pace(2.0, burst=3)
+    assert [pace.delay_seconds(5.0, 2) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
 
 
 async def test_flood_of_polls_is_answered_at_the_rate_that_a_session_has(mock_clock: trio.testing.MockClock) -> None:
@@ -206,17 +203,17 @@ async def test_flood_of_polls_is_answered_at_the_rate_that_a_session_has(mock_cl
             nursery.start_soon(listen)
             await pair.manager.say(*(Poll(seq) for seq in range(1, 1001)))
             await trio.testing.wait_all_tasks_blocked()
-            assert len(answers) == BURST_TOKENS  # the hello took one; the last one is answered before it is paid for
+            assert len(answers) == MESSAGES_AT_ONCE - 1  # the hello was one, too
             for second in range(1, 4):
                 mock_clock.jump(1.0)
-                for _ in range(int(TOKENS_PER_SECOND)):
+                for _ in range(int(MESSAGES_PER_SECOND)):
                     await trio.testing.wait_all_tasks_blocked()
-                assert len(answers) <= BURST_TOKENS + second * TOKENS_PER_SECOND
+                assert len(answers) <= MESSAGES_AT_ONCE + second * MESSAGES_PER_SECOND
             nursery.cancel_scope.cancel()
 
 
 def test_burst_cannot_fill_the_queue_of_somebody_who_reads() -> None:
-    assert BURST_TOKENS < MAX_QUEUED_MESSAGES
+    assert MESSAGES_AT_ONCE < MAX_QUEUED_MESSAGES
 
 
 async def test_flood_of_wishes_is_heeded_more_slowly(mock_clock: trio.testing.MockClock) -> None:
@@ -224,12 +221,12 @@ async def test_flood_of_wishes_is_heeded_more_slowly(mock_clock: trio.testing.Mo
         await pair.greet()
         await pair.manager.say(*(replace(RUN, seq=seq, run=f"{seq:032x}") for seq in range(1, 301)))
         await trio.testing.wait_all_tasks_blocked()
-        assert len(pair.supervisor.asked) == BURST_TOKENS // WISH_TOKENS
+        assert len(pair.supervisor.asked) == MESSAGES_AT_ONCE // WISH_MESSAGES
         await pair.manager.say(*(Stop(seq, OWN, 0.0) for seq in range(301, 401)))
         await pair.manager.say(*(Watch(seq, OWN, "leave", 0.0, 0) for seq in range(401, 501)))
         mock_clock.jump(1.0)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(pair.supervisor.asked) == BURST_TOKENS // WISH_TOKENS + 1
+        assert len(pair.supervisor.asked) == MESSAGES_AT_ONCE // WISH_MESSAGES + 1
 
 
 async def test_poll_is_answered_soon_though_another_session_asks_many_things_at_one_go(
@@ -247,7 +244,7 @@ async def test_poll_is_answered_soon_though_another_session_asks_many_things_at_
         await pair.greet()
         await trio.testing.wait_all_tasks_blocked()
         monkeypatch.setattr(Session, "_heed", count_and_heed)
-        flood = b"".join(pair.manager.connection.send(Poll(seq)) for seq in range(1, int(BURST_TOKENS)))
+        flood = b"".join(pair.manager.connection.send(Poll(seq)) for seq in range(1, int(MESSAGES_AT_ONCE)))
         arrive(pair, flood)
         arrive(other, other.manager.connection.send(Poll(2)))
         assert isinstance(await other.manager.hear(), Status)

@@ -1,4 +1,8 @@
-"""One attempt to reach the server: its name, a TCP connection, the TLS handshake, and whether the key is the right one.
+"""One attempt to reach the server: its name, TCP connections, the TLS handshake, and whether the key is the right one.
+
+A name may have several addresses, and any of them may be dead, frozen, or another machine's by now. So each has a
+runner of its own from the connection to the key, started a moment after the one before; the first to prove the right
+key wins, and the others are closed (after RFC 8305, which judges by the connection only).
 
 Everything that can go wrong comes out as `ContactError`, whose text is the reason as the log needs it: `Connection
 refused (errno:111)` for the system's errors, words about keys for those of TLS. A peer with the wrong key is not the
@@ -14,25 +18,24 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast, final
+from typing import NoReturn, cast, final
 
 import trio
 
+from appmgr.addresses import RESOLVE_SECONDS, Address, Addresses
 from pki.contexts import KeysError, Material, PeerRefused, client_context, heed_dates, judge_peer
 from pki.expiry import Reminder, Watched, watched_in, watched_peer
 from pki.refusals import explain_failure, explain_tls, presented
 
-RESOLVE_SECONDS = 10.0
-"""For a name to be looked up: two tries of the resolver at one name server. A slower look-up is left behind in its
-thread, so that it delays neither a TERM nor the timeout."""
-
 CONNECT_SECONDS = 3.0
-"""For one address. The kernel's next SYN comes later and later, and a guest that has just booted would wait for it."""
+"""For one address, and no longer than for a handshake. The kernel asks again later and later, and a guest that has
+just booted would wait for it."""
 
-MAX_ADDRESSES = 8
-"""Tried per attempt, in the resolver's order."""
+STAGGER_SECONDS = 0.3
+"""After which the next address is tried beside those under way. RFC 8305 has 0.25 s; a handshake takes a little
+longer, and two at once cost the server twice."""
 
 HANDSHAKE_SECONDS = 10.0
 """The server's bound is the same."""
@@ -45,8 +48,6 @@ KEEPALIVE_PROBES = 3
 
 MAX_KEEPALIVE_SECONDS = 60
 """Between two probes, also where the timeout would allow more: a firewall forgets a connection that stays silent."""
-
-Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 
 @final
@@ -93,7 +94,7 @@ class Dialer:
         """
         self._node = node
         self._address = address
-        self._port = port
+        self._addresses = Addresses(address, port)
         self._material = material
         self._reopen = reopen
         self._reread_stamp: tuple[int, ...] | None = None
@@ -106,17 +107,43 @@ class Dialer:
 
     async def dial(self) -> Contact:
         """Make one attempt over all addresses. Raises `ContactError`. Cancellation closes what was opened."""
-        transport = await self._connect()
+        addresses = await self._resolve()
+        failures: list[ContactError | PeerRefused] = []
+        won: list[Contact] = []
         try:
-            return await self._secure(transport)
-        except PeerRefused as error:
-            refusal = error
+            async with trio.open_nursery() as runners:
+
+                async def run(family: int, address: Address, over: trio.Event) -> None:
+                    try:
+                        contact = await self._reach(family, address)
+                    except (ContactError, PeerRefused) as error:
+                        failures.append(error)
+                        over.set()
+                        return
+                    if won:  # in one and the same moment
+                        await trio.aclose_forcefully(contact.stream)
+                        return
+                    won.append(contact)
+                    runners.cancel_scope.cancel()
+
+                for family, address in addresses:
+                    over = trio.Event()
+                    runners.start_soon(run, family, address, over)
+                    with trio.move_on_after(STAGGER_SECONDS):
+                        await over.wait()
         except BaseException:
-            await trio.aclose_forcefully(transport)
+            for contact in won:
+                await trio.aclose_forcefully(contact.stream)
             raise
-        await trio.aclose_forcefully(transport)
-        await self._reread_trust()
-        raise ContactError(str(refusal)) from refusal
+        return won[0] if won else await self._fail(failures)
+
+    async def _fail(self, failures: Sequence[ContactError | PeerRefused]) -> NoReturn:
+        """Give the reason of an attempt that has failed: a wrong key before all else, or the last one."""
+        refused = next((error for error in failures if isinstance(error, PeerRefused)), None)
+        if refused is not None:
+            await self._reread_trust()
+            raise ContactError(str(refused)) from refused
+        raise failures[-1] if failures else ContactError(f"{self._address!r} has no address")
 
     def reminders(self) -> list[str]:
         """Give what is to be said now about certificates near their end, ours and the server's; each once a day."""
@@ -141,28 +168,27 @@ class Dialer:
         self._material = material
         self._watched = watched_in(material, "the server")
 
-    async def _connect(self) -> trio.SocketStream:
-        reason = f"{self._address!r} has no address"
-        for family, address in await self._resolve():
-            try:
-                return await self._connect_to(family, address)
-            except ContactError as error:
-                reason = str(error)
-        raise ContactError(reason)
-
     async def _resolve(self) -> list[tuple[int, Address]]:
-        with trio.move_on_after(RESOLVE_SECONDS):
-            try:
-                found = await trio.socket.getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
-                raise ContactError(explain(error)) from error
-            return [(int(family), cast("Address", address)) for family, _, _, _, address in found[:MAX_ADDRESSES]]
-        raise ContactError(f"the look-up of {self._address!r} took longer than {RESOLVE_SECONDS:g} s")
+        try:
+            return await self._addresses.find()
+        except trio.TooSlowError as error:
+            raise ContactError(f"the look-up of {self._address!r} took longer than {RESOLVE_SECONDS:g} s") from error
+        except (OSError, UnicodeError) as error:
+            raise ContactError(explain(error)) from error
+
+    async def _reach(self, family: int, address: Address) -> Contact:
+        """Connect to one address and have it prove its key. Raises `ContactError` and `PeerRefused`."""
+        transport = await self._connect_to(family, address)
+        try:
+            return await self._secure(transport)
+        except BaseException:
+            await trio.aclose_forcefully(transport)
+            raise
 
     async def _connect_to(self, family: int, address: Address) -> trio.SocketStream:
         opened = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
-            with trio.move_on_after(CONNECT_SECONDS):
+            with trio.move_on_after(min(CONNECT_SECONDS, self._handshake_seconds)):
                 self._notice_death(opened)
                 await opened.connect(address)
                 return trio.SocketStream(opened)

@@ -4,18 +4,13 @@
 
 from __future__ import annotations
 
-import errno
-import socket
-import ssl
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
 
 import pytest
 import trio
 import trio.testing
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from appmgr.dial import CONNECT_SECONDS, RESOLVE_SECONDS, Contact, ContactError, Dialer, explain
+from appmgr.dial import Contact, ContactError
 from appmgr.link import (
     CLOSE_SECONDS,
     FIRST_PAUSE_SECONDS,
@@ -32,8 +27,6 @@ from appmgr.link import (
 )
 from appserver.messages import Ack, Bye, Goodbye, Greeting, Hello, Message, Poll, Refused, Status
 from appserver.protocol import CLOSED, NEED_DATA, Connection
-from pki.certificates import Purpose, issue
-from pki.material import Material, Pin
 
 RUN = "a" * 32
 GREETING = Greeting((1,), "cmappserver 0.1.0", "g1")
@@ -329,113 +322,3 @@ async def test_a_connection_that_breaks_while_sending_is_lost(autojump_clock: tr
         assert await bench.event() == Disconnected("the connection broke")
 
     await with_link(Bench(), scenario)
-
-
-def look_ups_give(monkeypatch: pytest.MonkeyPatch, *ports: int, error: OSError | None = None) -> None:
-    """Have each look-up give addresses with these ports, or this error; without either it never ends."""
-
-    async def look_up(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        await trio.lowlevel.checkpoint()
-        if error is not None:
-            raise error
-        if not ports:
-            await trio.sleep_forever()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
-
-    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
-
-
-@pytest.fixture(scope="module")
-def dialer() -> Dialer:
-    issued = issue(Purpose.CLIENT, "node1", now=datetime.now(timezone.utc))
-    chain = issued.certificate.public_bytes(Encoding.PEM)
-    key = issued.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    pin = Pin(issued.certificate.public_bytes(Encoding.DER), "own")
-    material = Material(chain, key, (pin,))
-    return Dialer(
-        "g1",
-        "guest.example",
-        5315,
-        material,
-        reopen=lambda: material,
-        handshake_seconds=2.0,
-        silence_seconds=30.0,
-    )
-
-
-async def test_a_name_that_is_not_known_is_a_failed_contact(dialer: Dialer, monkeypatch: pytest.MonkeyPatch) -> None:
-    look_ups_give(monkeypatch, error=socket.gaierror(-2, "Name or service not known"))
-    with pytest.raises(ContactError, match=r"^Name or service not known \(errno:-2\)$"):
-        await dialer.dial()
-
-
-async def test_a_look_up_that_hangs_is_left(
-    autojump_clock: trio.testing.MockClock, dialer: Dialer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look_ups_give(monkeypatch)
-    with pytest.raises(ContactError, match="look-up of 'guest.example' took longer than 10 s"):
-        await dialer.dial()
-    assert trio.current_time() == pytest.approx(RESOLVE_SECONDS)
-
-
-async def test_every_address_is_tried_and_a_silent_server_is_left_after_its_time(
-    dialer: Dialer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first address refuses; the second accepts in its kernel and says nothing, as a frozen guest does."""
-    with socket.socket() as refusing, socket.socket() as frozen:
-        refusing.bind(("127.0.0.1", 0))
-        frozen.bind(("127.0.0.1", 0))
-        frozen.listen()
-        look_ups_give(monkeypatch, refusing.getsockname()[1], frozen.getsockname()[1])
-        with trio.fail_after(60), pytest.raises(ContactError, match="TLS handshake took longer than 2 s"):
-            await dialer.dial()
-
-
-async def test_an_address_that_does_not_answer_times_out(
-    autojump_clock: trio.testing.MockClock, dialer: Dialer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def connect_for_ever(*_: object) -> None:
-        await trio.sleep_forever()
-
-    look_ups_give(monkeypatch, 1, 2)
-    with trio.socket.socket() as any_socket:
-        monkeypatch.setattr(type(any_socket), "connect", connect_for_ever)
-    with pytest.raises(ContactError, match=rf"\(errno:{errno.ETIMEDOUT}\)$"):
-        await dialer.dial()
-    assert trio.current_time() == pytest.approx(2 * CONNECT_SECONDS)
-
-
-def broken_by(cause: BaseException) -> trio.BrokenResourceError:
-    error = trio.BrokenResourceError()
-    error.__cause__ = cause
-    return error
-
-
-def tls_error(reason: str) -> ssl.SSLError:
-    error = ssl.SSLError(1, reason)
-    error.reason = reason
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused (errno:"),
-        (broken_by(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")), "reset by peer (errno:"),
-        (socket.gaierror(-2, "Name or service not known"), "Name or service not known (errno:-2)"),
-        (OSError(errno.EHOSTUNREACH, "a sentence of trio's own"), f"(errno:{errno.EHOSTUNREACH})"),
-        (broken_by(tls_error("TLSV1_ALERT_UNKNOWN_CA")), "the guest does not accept our key"),
-        (
-            broken_by(tls_error("SSLV3_ALERT_CERTIFICATE_UNKNOWN")),
-            "this host's certificate is not in its trust store (TLS alert: certificate unknown)",
-        ),
-        (broken_by(tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED")), "does not accept our key"),
-        (broken_by(tls_error("SSLV3_ALERT_HANDSHAKE_FAILURE")), "(TLS alert: handshake failure)"),
-        (broken_by(tls_error("WRONG_VERSION_NUMBER")), "does not speak TLS 1.3"),
-        (broken_by(ssl.SSLEOFError(8, "EOF")), "without a word"),
-        (trio.BrokenResourceError(), "the connection broke"),
-        (UnicodeError("label too long"), "UnicodeError: label too long"),
-    ],
-)
-def test_each_error_becomes_a_reason_for_the_log(error: BaseException, words: str) -> None:
-    assert words in explain(error)

@@ -50,7 +50,7 @@ test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 
 # Cables pulled, packets lost, guests frozen, between network namespaces. Most of it waits: six at once on two cores are fine.
 test-network: $(STAMP)
-	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network tests/test_network.py
+	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network
 
 # Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300

@@ -60,8 +60,12 @@ class Answers:
         wait_until(lambda: len(self._to(pid)) > count, "an answer of the server")
         return self._to(pid)[-1]
 
-    def _to(self, pid: int) -> list[float]:
+    def follow(self, pid: int) -> None:
+        """Learn which ports a process has while it lives; what comes to them is known afterwards."""
         self._ports.setdefault(pid, set()).update(local_ports(pid))
+
+    def _to(self, pid: int) -> list[float]:
+        self.follow(pid)
         return [moment for moment, port in list(self._heard) if port in self._ports[pid]]
 
     def _listen(self) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import network_figures
 import pytest
 from pair import Guest, make_keys, open_guest
+from scene import network as network
+from scene import row as row
+from scene import scene as scene
 
 
 @pytest.fixture(scope="session")

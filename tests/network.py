@@ -20,8 +20,10 @@ import ctypes
 import functools
 import itertools
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,11 +38,15 @@ from appserver import procfs
 
 PREFIX = "cmapp"
 NAMES = Path("/run/netns")
-HOSTS = Path("/etc/netns")
+ETC = Path("/etc/netns")
 """`ip netns exec` shows the files in `/etc/netns/NAME` to a machine as those in its `/etc`."""
 
 COMMAND_SECONDS = 20
 CLONE_NEWNET = 0x40000000
+
+BROADCAST = b"\xff" * 6
+ARP_REQUEST = b"\x08\x06" + b"\x00\x01\x08\x00\x06\x04\x00\x01"
+"""The frame's type, and the head of a question for an IPv4 address on Ethernet."""
 
 _NUMBERS = itertools.count(1)
 
@@ -78,11 +84,30 @@ class Machine:
             finally:
                 _set_namespace(own.fileno())
 
-    def write_hosts(self, lines: list[str]) -> None:
-        """Give the machine an `/etc/hosts` of its own."""
-        directory = HOSTS / self.name
+    def hardware(self) -> str:
+        """Give the hardware address of the interface."""
+        with self.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
+            opened.bind(("eth0", 0))
+            return ":".join(f"{byte:02x}" for byte in opened.getsockname()[4])
+
+    def announce(self) -> None:
+        """Say that our addresses are here, so that nobody has to wait for old knowledge to expire.
+
+        So does a guest that was moved, or its hypervisor for it (RFC 5227, section 3).
+        """
+        hardware = bytes.fromhex(self.hardware().replace(":", ""))
+        addresses = re.findall(r"inet ([\d.]+)", self.ip("addr", "show", "dev", "eth0"))
+        with self.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
+            opened.bind(("eth0", 0))
+            for address in addresses:
+                ours = socket.inet_aton(address)
+                opened.send(BROADCAST + hardware + ARP_REQUEST + hardware + ours + bytes(6) + ours)
+
+    def write_etc(self, name: str, lines: list[str]) -> None:
+        """Give the machine an `/etc/NAME` of its own. Its processes see it from their start, and what it becomes."""
+        directory = ETC / self.name
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+        (directory / name).write_text("\n".join([*lines, ""]))
 
     def be_deaf(self) -> None:
         """Lose without a word what comes in; what goes out arrives."""
@@ -182,12 +207,11 @@ class Network:
         return wire
 
     def _finish_plug(self, machine: Machine, address: str, port: str) -> None:
-        with machine.entered():
-            # An address that has moved is announced, so that nobody has to wait for old knowledge to expire.
-            Path("/proc/sys/net/ipv4/conf/eth0/arp_notify").write_text("1")
         machine.ip("addr", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
-        self._switch.ip("link", "set", port, "master", "bridge", "up")
+        self._switch.ip("link", "set", port, "master", "bridge")
         machine.ip("link", "set", "eth0", "up")
+        self.put_back(port)
+        machine.announce()
 
     def unplug(self, machine: Machine) -> None:
         """Take the cable away, interface and port with it."""
@@ -198,7 +222,9 @@ class Network:
         self._switch.ip("link", "set", port, "down")
 
     def put_back(self, port: str) -> None:
+        """Switch a port on, and wait until frames go through it, which the bridge decides in its own time."""
         self._switch.ip("link", "set", port, "up")
+        wait_until(lambda: "state forwarding" in self._switch.ip("-d", "link", "show", "dev", port), f"{port} up")
 
     def _add(self, name: str) -> Machine:
         machine = Machine(f"{self._name}-{name}")
@@ -217,14 +243,14 @@ def destroy(name: str) -> None:
 
         wait_until(is_empty, f"the end of every process in {name}")
         ip("netns", "del", name)
-    shutil.rmtree(HOSTS / name, ignore_errors=True)
+    shutil.rmtree(ETC / name, ignore_errors=True)
     with contextlib.suppress(OSError):
-        HOSTS.rmdir()  # where it is ours alone
+        ETC.rmdir()  # where it is ours alone
 
 
 def sweep() -> list[str]:
     """Remove what runs that were killed have left; give the names."""
-    found = {path.name for directory in (NAMES, HOSTS) if directory.exists() for path in directory.iterdir()}
+    found = {path.name for directory in (NAMES, ETC) if directory.exists() for path in directory.iterdir()}
     abandoned = sorted(name for name in found if name.startswith(f"{PREFIX}-") and not _has_owner(name))
     for name in abandoned:
         with contextlib.suppress(NetworkError):  # another run sweeps too

@@ -10,65 +10,21 @@ begun at the worst moment, just before a poll, and `SHORTER` leaves room for tha
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import network_figures
 import pytest
-from answers import Answers
-from network import Machine, Network, unavailable
-from pair import PATIENCE_SECONDS, Guest, Manager, Place, is_alive, open_guest, wait_for_match
+from pair import wait_for_match
 from patient import Patient
+from scene import Row, Scene, assert_in_time, assert_untouched
 
 pytestmark = pytest.mark.network
-
-HOST, GUEST = "10.77.0.1", "10.77.0.2"
 
 SHORTER_TIMEOUT, SHORTER = 6.0, 3.0
 LONGER_TIMEOUT = 4.0
 
-WITHIN = 1.0
-"""The promise: after the timeout at most this much later."""
-
-LOAD_SECONDS = 2.0
-"""What a busy machine may add before a test fails. The figures are printed as they were."""
-
-
 ENDED_EARLIER = "an earlier run of the application ended without a manager"
-
-
-@dataclass
-class Scene:
-    """A host and a guest on one switch, with their programs."""
-
-    network: Network
-    host: Machine
-    machine: Machine
-    """The guest as a machine; `guest` is what runs there."""
-    port: str
-    guest: Guest
-    answers: Answers
-
-    def watch(self, app: Patient, timeout: float) -> tuple[Manager, int]:
-        manager = self.guest.manager("-cmappserver_timeout", f"{timeout:g}", *app.service)
-        return manager, manager.wait_started()
-
-    def wait_before_poll(self, manager: Manager, timeout: float) -> None:
-        """Wait for the worst moment: the last answer is as old as it gets."""
-        moment = self.answers.wait_next(manager.process.pid)
-        time.sleep(max(0.0, moment + 0.9 * timeout / 3 - time.monotonic()))
-
-    def give_up_seconds(self, manager: Manager, broken_at: float) -> float:
-        """Wait until a manager gives up; give the seconds since the last answer it can have had."""
-        ended_at = end_of(manager)
-        assert manager.wait() == 1
-        assert "giving up" in manager.log
-        return ended_at - self.answers.last(manager.process.pid, before=broken_at)
 
 
 @dataclass(frozen=True)
@@ -102,42 +58,6 @@ FAULTS = [
 ]
 
 each_fault = pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-
-Row = Callable[[str, float, float | None, str, float | None], None]
-
-
-@pytest.fixture
-def row(record_property: Callable[[str, object], None]) -> Row:
-    """Keeps one line of the table: case, timeout, pause, what happened, seconds from the last answer to the end."""
-
-    def keep(case: str, timeout: float, pause: float | None, what: str, seconds: float | None) -> None:
-        record_property(*network_figures.line(case, timeout, pause, what, seconds))
-
-    return keep
-
-
-@pytest.fixture
-def scene(tmp_path: Path, keys: Path) -> Iterator[Scene]:
-    reason = unavailable()
-    if reason is not None:
-        pytest.skip(f"no network can be made: {reason}")
-    with Network() as network:
-        host, machine = network.machine("host"), network.machine("guest")
-        network.plug(host, f"{HOST}/24")
-        port = network.plug(machine, f"{GUEST}/24")
-        with open_scene(tmp_path, keys, network, host, machine, port) as scene:
-            yield scene
-
-
-@contextlib.contextmanager
-def open_scene(
-    directory: Path, keys: Path, network: Network, host: Machine, machine: Machine, port: str
-) -> Iterator[Scene]:
-    place = Place(GUEST, in_guest=machine.words, on_host=host.words)
-    with open_guest(directory / "guest", keys, place) as guest:
-        guest.start_server()
-        with contextlib.closing(Answers(host, guest.port)) as answers:
-            yield Scene(network, host, machine, port, guest, answers)
 
 
 @each_fault
@@ -185,27 +105,6 @@ def test_pause_longer_than_the_timeout_ends_the_manager_in_time(scene: Scene, fa
     assert ENDED_EARLIER in again.log
     staying.finish()
     assert (following.wait(), again.wait()) == (7, 7)
-
-
-def assert_untouched(manager: Manager, app: Patient, pid: int) -> None:
-    assert manager.process.poll() is None
-    assert is_alive(pid)
-    assert app.starts() == 1
-
-
-def assert_in_time(seconds: float, timeout: float) -> None:
-    assert timeout <= seconds <= timeout + WITHIN + LOAD_SECONDS
-
-
-def end_of(manager: Manager) -> float:
-    """Wait for the end of a manager; give its monotonic time."""
-    fd = os.pidfd_open(manager.process.pid)
-    try:
-        ready, _, _ = select.select([fd], [], [], PATIENCE_SECONDS)
-        assert ready, manager.log
-        return time.monotonic()
-    finally:
-        os.close(fd)
 
 
 def void(_: object) -> None:

@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 import sys
+import time
 
 assert sys.platform != "win32"
 
@@ -29,6 +30,10 @@ _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_GET_INFO = (
     (3 << 30) | (_PIDFD_INFO.size << 16) | (0xFF << 8) | 11
 )  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
+
+RELEASE_TRIES = 10
+"""How often, a millisecond apart, the kernel is asked about a process that is ending. One that nobody waits for is told
+to be dead (state X) some microseconds before the kernel has written down how it ended."""
 
 _CAP_SYS_PTRACE = 1 << 19
 
@@ -56,11 +61,22 @@ def outcome_of_stranger(pidfd: int, pid: int, start_ticks: int) -> Outcome | Non
     """Ask the kernel how a process that is not our child ended; call it when `pidfd` has become readable.
 
     A zombie shows its code in /proc to whoever may trace it; once it is reaped, `PIDFD_GET_INFO` tells (Linux 6.15).
-    Returns None where the kernel does not tell: the outcome is lost then.
+    Returns None where the kernel does not tell: the outcome is lost then. Blocks for `RELEASE_TRIES` milliseconds at
+    most.
     """
-    stat = process_stat(pid)
-    if stat is not None and stat.start_ticks == start_ticks and stat.state == "Z" and (stat.exit_code or _may_trace()):
-        return outcome_from_wait_status(stat.exit_code)
+    for _ in range(RELEASE_TRIES):
+        stat = process_stat(pid)
+        ending = stat is not None and stat.start_ticks == start_ticks and stat.state in "ZX"
+        if stat is not None and ending and (stat.exit_code or _may_trace()):
+            return outcome_from_wait_status(stat.exit_code)
+        outcome = _outcome_by_pidfd(pidfd)
+        if outcome is not None or not ending:
+            return outcome
+        time.sleep(0.001)
+    return None
+
+
+def _outcome_by_pidfd(pidfd: int) -> Outcome | None:
     buffer = bytearray(_PIDFD_INFO.size)
     _PIDFD_INFO.pack_into(buffer, 0, _PIDFD_INFO_EXIT, *[0] * 13)
     try:

@@ -115,6 +115,43 @@ def test_zombie_that_has_the_pid_but_another_start_is_not_taken_for_it() -> None
         os.close(pidfd)
 
 
+def test_end_of_one_that_is_dead_and_not_yet_released_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def released_in_a_moment(pid: int) -> Stat | None:
+        stat = process_stat(pid)
+        return stat and stat._replace(state="X")
+
+    monkeypatch.setattr("appserver.kernel.process_stat", released_in_a_moment)
+    with child("/bin/sh", "-c", "exit 7") as (process, start_ticks), child("/bin/cat") as (other, _):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        pidfd = os.pidfd_open(other.pid)  # by which the kernel tells nothing yet
+        assert outcome_of_stranger(pidfd, process.pid, start_ticks) == Exited(7)
+        os.close(pidfd)
+
+
+@pytest.mark.skipif(not kernel_tells_strangers(), reason="needs PIDFD_GET_INFO with the exit code (Linux 6.15)")
+def test_success_that_is_hidden_is_asked_about_again_when_the_process_is_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+
+    def released_after_the_first_look(pid: int) -> Stat | None:
+        looks.append(pid)
+        if len(looks) == 2:
+            process.wait()
+        return process_stat(pid)
+
+    monkeypatch.setattr("appserver.kernel._may_trace", lambda: False)
+    monkeypatch.setattr("appserver.kernel.process_stat", released_after_the_first_look)
+    with child("/bin/sh", "-c", "read x; exit 0") as (process, start_ticks):
+        pidfd = os.pidfd_open(process.pid)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        select.select([pidfd], [], [], PATIENCE_SECONDS)
+        assert outcome_of_stranger(pidfd, process.pid, start_ticks) == Exited(0)
+        os.close(pidfd)
+
+
 def test_success_that_the_kernel_may_have_hidden_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appserver.kernel._may_trace", lambda: False)
     with child("/bin/sh", "-c", "exit 0") as (process, start_ticks), child("/bin/cat") as (other, _):

@@ -22,6 +22,7 @@ from appmgr.settings import NodeSettings, load_node_settings
 from appserver.outcome import signal_name
 from appserver.report import Report, hold_standard_descriptors, host_name
 from appserver.version import software
+from pki.encoding import restart_in_utf8
 from pki.errors import PkiError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return run(argv)
     hold_standard_descriptors()
+    restart_in_utf8()
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):

@@ -12,6 +12,7 @@ from functools import partial
 from appserver.report import Report, hold_standard_descriptors
 from appserver.settings import ServerOverrides, ServerSettings, default_config_path, load_server_settings
 from appserver.version import VERSION
+from pki.encoding import restart_in_utf8
 from pki.errors import KeysError, SettingsError
 
 PROGRAM = "cmappserver"
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Wrong usage, `--help` and `--version` raise SystemExit, as argparse does.
     """
     hold_standard_descriptors()
+    if argv is None:
+        restart_in_utf8()
     options = _parser().parse_args(argv)
     overrides = ServerOverrides(
         listen=tuple(options.listen) if options.listen else None,

@@ -144,7 +144,7 @@ def _start_child(keys: Keys) -> subprocess.Popen[bytes]:
     }
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOTSTRAP, _PACKAGE_ROOT],
+            [sys.executable, "-I", "-X", "utf8", "-c", _BOOTSTRAP, _PACKAGE_ROOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

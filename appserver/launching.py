@@ -161,10 +161,11 @@ class Launching:
         assert orders is not None
         with contextlib.suppress(OSError), trio.move_on_after(ANSWER_SECONDS):
             await orders.send(json.dumps(order).encode())
-            answer = await orders.recv(_MAX_ANSWER_BYTES)
-            if answer:
+            while answer := await orders.recv(_MAX_ANSWER_BYTES):
                 found: dict[str, object] = json.loads(answer)
-                return found
+                if found["run"] in order.values():
+                    return found
+                # Otherwise it answers an order whose asker was cancelled before it could hear this.
         process.kill()
         await process.wait()
         return None

@@ -58,7 +58,9 @@ class EarlySignals:
     are kept for the loop, since an exception in the middle of trio's own code would break it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_the_end: bool = False) -> None:
+        """Where it is to hear `to_the_end` of the process, nobody gets the signals back."""
+        self._to_the_end = to_the_end
         self._collecting = False
         self._collected: list[int] = []
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
@@ -79,8 +81,10 @@ class EarlySignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        # The end of a process that leaves: a TERM in its last moments must not take the place of its exit status.
+        if not self._to_the_end:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def collect(self) -> None:
         """Keep what comes from now on for `take_over`."""
@@ -108,15 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv)
     hold_standard_descriptors()
     restart_in_utf8()
-    status = run(sys.argv[1:])
+    status = run(sys.argv[1:], leaving=True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
     os._exit(status)
 
 
-def run(words: Sequence[str]) -> int:
-    """Do all that the program does, except for leaving the process."""
+def run(words: Sequence[str], *, leaving: bool = False) -> int:
+    """Do all that the program does, except for leaving the process; `leaving` says that this comes next."""
     if not words:
         return _say(sys.stderr, SHORT_HELP, USAGE_STATUS)
     try:
@@ -126,7 +130,7 @@ def run(words: Sequence[str]) -> int:
     if isinstance(options, str):
         return _inform(options)
     report = Report(PROGRAM)
-    with EarlySignals() as early:
+    with EarlySignals(to_the_end=leaving) as early:
         try:
             try:
                 status = _run_reported(options, report, early)

@@ -329,6 +329,27 @@ def test_bytes_that_are_not_utf8_are_wrong_usage() -> None:
     assert b"PROGRAM EXIT CODE" not in found.stderr
 
 
+SIGNALLED_AS_IT_LEAVES = """
+import os, signal
+leave = os._exit
+def signalled(status):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.raise_signal(number)
+    leave(status)
+os._exit = signalled
+"""
+
+
+def test_a_signal_in_the_last_moments_does_not_take_the_place_of_the_exit_status(place: Place) -> None:
+    words = ["-node", "g1", "--config", str(place.path / "none.conf"), "--failure-status", "4", "-service", "x"]
+    program = [sys.executable, "-c", SIGNALLED_AS_IT_LEAVES + BOOTSTRAP, *words]
+    found = subprocess.run(
+        program, env=EMPTY, cwd="/", capture_output=True, timeout=PATIENCE_SECONDS, text=True, check=False
+    )
+    assert found.returncode == 4
+    assert found.stderr.splitlines()[-1].endswith("PROGRAM EXIT CODE 4")
+
+
 NEEDED = ["-node", "g1", "-service", "x"]
 
 

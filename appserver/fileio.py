@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """Errors that say nothing of what was asked for, only that descriptors or memory ran out: try again later."""
+
+
+def make_directory(path: str, mode: int) -> None:
+    """Make a directory and those above it; one that exists is fine. Raises OSError, which says why it is none."""
+    try:
+        os.makedirs(path, mode=mode, exist_ok=True)
+    except FileExistsError:
+        # It only says that it saw no directory, be it that it could not look.
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+
 
 if sys.platform == "win32":
     OPEN_FLAGS = os.O_BINARY | os.O_NOINHERIT

@@ -28,13 +28,14 @@ assert sys.platform != "win32"
 
 import trio
 
+from appserver.control import DESCRIBE, MAX_EVENT_BYTES, Told, connect, read_told
 from appserver.effects import Terms
 from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
 from appserver.procfs import is_same_process, tree_without_parent
-from appserver.recordformat import DamagedRecordError, RecordError, State, StopOrder
+from appserver.recordformat import DamagedRecordError, RecordError, State, StopOrder, UnreadableRecordError
 from appserver.records import RunRecord, StateFile
 
 WAITER_END_SECONDS = 5.0
@@ -50,8 +51,6 @@ ADOPT_RETRY_SECONDS = 2.0
 MAX_LAUNCHES = 3
 """Waiters that may die before they have executed anything, until the start is refused: a machine that cannot keep one
 alive would go on forking for ever."""
-
-_MAX_EVENT_BYTES = 4096
 
 
 class _CannotLook(Exception):
@@ -72,6 +71,8 @@ class Follower:
         self._terms: dict[str, object] | None = None
         self._pidfd: int | None = None
         self._told: State | None = None
+        self._heard: Told | None = None
+        """What the waiter itself told last: it counts where the record cannot be read, or written."""
         self._launches = 0
         self._adoptions = 0
 
@@ -119,12 +120,7 @@ class Follower:
         return False
 
     def _look(self) -> State:
-        try:
-            state = self._record.read_state()
-        except DamagedRecordError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OUT_OF_RESOURCES:
-                raise _CannotLook from error
-            raise
+        state = self._read()
         if self._pidfd is None and state.phase == "running" and state.pid is not None and state.start_ticks is not None:
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(state.pid)
@@ -136,16 +132,30 @@ class Follower:
             self._changed(state)
         return state
 
+    def _read(self) -> State:
+        heard = self._heard
+        try:
+            state = self._record.read_state()
+        except DamagedRecordError as error:
+            if isinstance(error, UnreadableRecordError) and error.number in OUT_OF_RESOURCES:
+                raise _CannotLook from error
+            if heard is None:
+                raise
+            return heard.state
+        return state if heard is None or heard.is_recorded else heard.state
+
     async def _listen(self) -> bool:
         """Hear the waiter out; False where there was none to be reached."""
         try:
-            connection = self._connect()
+            connection = connect(self._record)
         except OSError:
             await trio.sleep(RETRY_SECONDS if self._launching.is_watched(self._record.run_id) else 0)
             return False
         pidfd = None
         try:
             self._connection = connection
+            with contextlib.suppress(OSError):
+                connection.send(DESCRIBE)
             for order in (self._terms, self._stop):
                 if order is not None:
                     self._send(order)
@@ -153,6 +163,7 @@ class Follower:
                 if "pid" in event and pidfd is None:
                     with contextlib.suppress(OSError):
                         pidfd = os.pidfd_open(int(str(event["pid"])))
+                self._heard = read_told(event) or self._heard
                 if event.get("event") == "stopping":
                     self._stop = None
                     self._stopping()
@@ -168,25 +179,11 @@ class Follower:
                     trio.lowlevel.notify_closing(fd)
                     os.close(fd)
 
-    def _connect(self) -> socket.socket:
-        # A socket's path may have 107 bytes only; the run's directory may lie deeper than that.
-        directory = os.open(self._record.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.setblocking(False)
-            connection.connect(f"/proc/self/fd/{directory}/control")
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            os.close(directory)
-        return connection
-
     @staticmethod
     async def _receive(connection: socket.socket) -> dict[str, object] | None:
         while True:
             try:
-                data = connection.recv(_MAX_EVENT_BYTES)
+                data = connection.recv(MAX_EVENT_BYTES)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(connection)
                 continue
@@ -256,6 +253,7 @@ class Follower:
                 written = True
             finally:
                 file.close()
+        self._heard = None
         state = state if written else replace(state, gone=True)
         if state != self._told:
             self._told = state

@@ -41,6 +41,9 @@ MAX_ORDER_BYTES = 4096
 EXIT_LOCKED = 3
 """Exit code where another launcher holds the lock."""
 
+_LOCK_TEXT_BYTES = 63
+"""Room for two numbers of 64 bits."""
+
 
 def main() -> NoReturn:
     """Take orders until the server is gone. Called with the state directory as working directory."""
@@ -48,12 +51,14 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     set_process_name("cmapp-launcher")
-    lock_fd = _take_lock(LAUNCHER_LOCK)
+    lock_fd = _take_lock(LAUNCHER_LOCK, os.O_CREAT)
     if lock_fd is None:
         os._exit(EXIT_LOCKED)
     stat = process_stat(os.getpid())
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, f"{os.getpid()} {stat.start_ticks if stat else 0}\n".encode(), 0)
+    # Over what is there, never shorter: a full disk has room for that. Where even the first one finds none, the lock
+    # counts; the pid only helps a later server to end a launcher that does not leave by itself.
+    with contextlib.suppress(OSError):
+        os.pwrite(lock_fd, f"{os.getpid()} {stat.start_ticks if stat else 0}".ljust(_LOCK_TEXT_BYTES).encode(), 0)
     with contextlib.suppress(OSError):
         become_subreaper()
     orders = socket.socket(fileno=0)
@@ -115,13 +120,17 @@ def _become_waiter(
         os._exit(1)
 
 
-def _take_lock(path: str) -> int | None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _take_lock(path: str, flags: int = 0) -> int | None:
+    # A run's lock is never made here: where it is missing, a waiter may live that holds one without a name.
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -100,19 +100,23 @@ class Launching:
 
     def is_watched(self, run_id: str) -> bool:
         """Tell whether a waiter, or a launcher on its behalf, is responsible for the run."""
-        return _is_locked(self._records.get(run_id).file("lock"))
+        return _is_locked(self._records.get(run_id).file("lock"), in_doubt=True)
 
     async def _serve_one(self) -> bool:
         """Start a launcher and wait until it is dead; tell whether it became ready."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
         was_ready = False
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._say_cannot_start(error)
+            return False
+        ours.setblocking(False)
         with ours:
             try:
                 with theirs:
                     process = await self._start(theirs)
             except OSError as error:
-                self._report.error(f"cannot start the launcher: {error.strerror} (errno:{error.errno})")
+                self._say_cannot_start(error)
                 return False
             try:
                 self._orders = trio.socket.from_stdlib_socket(ours)
@@ -135,6 +139,11 @@ class Launching:
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self._report.warning(f"the launcher ended with {how}, starting another; the applications go on")
         return was_ready
+
+    def _say_cannot_start(self, error: OSError) -> None:
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        text = f"cannot start the launcher: {where}{error.strerror} (errno:{error.errno})"
+        self._report.error(f"{text}; what runs goes on, starts are refused")
 
     async def _start(self, orders: socket.socket) -> trio.Process:
         # What it says goes to a file, never to our standard error: waiters inherit it and would hold the log open.
@@ -178,7 +187,7 @@ def _private_file(path: str) -> io.FileIO:
 async def _wait_for_former(path: str) -> None:
     """Make sure that no launcher of a former server lives: it leaves by itself, or is killed."""
     patience = trio.current_time() + LEAVE_SECONDS
-    while _is_locked(path):
+    while _is_locked(path, in_doubt=False):  # one that cannot be opened keeps the next launcher from starting
         if trio.current_time() >= patience:
             _kill_holder(path)
         await trio.sleep(FORMER_SECONDS)
@@ -190,15 +199,20 @@ def _kill_holder(path: str) -> None:
         signal_process(pid, start_ticks, signal.SIGKILL)
 
 
-def _is_locked(path: str) -> bool:
+def _is_locked(path: str, *, in_doubt: bool) -> bool:
+    """Tell whether somebody holds the lock; where a bad disk, or a mode, does not let us see, it is `in_doubt`."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
-        return error.errno in OUT_OF_RESOURCES  # not known: as long as it may be locked, nobody takes over
+        return in_doubt or error.errno in OUT_OF_RESOURCES  # as long as it may be locked, nobody takes over
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return in_doubt
     finally:
         os.close(fd)
     return False

@@ -268,6 +268,9 @@ class PortableProcesses:
         """Tell that nobody is: there are no waiters here."""
         return run_id in self._followers
 
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+        """Tell nothing: there are no waiters here."""
+
     def forget(self, run_id: str) -> None:
         """Drop orders that were kept for a run that will never be followed."""
         self._early_stops.pop(run_id, None)

@@ -11,7 +11,7 @@ from typing import Protocol, final
 import trio
 
 from appserver.effects import Terms
-from appserver.recordformat import State
+from appserver.recordformat import Request, State
 
 
 class StartError(Exception):
@@ -48,6 +48,11 @@ class Processes(Protocol):
 
     def is_watched(self, run_id: str) -> bool:
         """Tell whether somebody other than this server is responsible for a run, so that its application may run."""
+
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+        """Ask whoever is responsible for a run what its record should say; None where nobody answers, which takes
+        seconds at most. Blocks: for a server that is not serving yet.
+        """
 
     def forget(self, run_id: str) -> None:
         """Drop orders for a run that will never be followed, since it could not even be recorded."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from appserver.fileio import OUT_OF_RESOURCES
 
-_UNKNOWN_BOOT = "unknown"
+UNKNOWN_BOOT = "unknown"
 
 
 class Stat(NamedTuple):
@@ -31,12 +31,16 @@ class Stat(NamedTuple):
 
 
 def boot_id() -> str:
-    """Name this boot of the machine; `unknown` where the kernel does not tell."""
+    """Name this boot of the machine; `unknown` where the kernel does not tell.
+
+    Raises OSError where only this one look failed: a name that is not this boot's would make every run that is on
+    record one of another boot.
+    """
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
-    except OSError:
-        return _UNKNOWN_BOOT
+    except (FileNotFoundError, PermissionError):
+        return UNKNOWN_BOOT
 
 
 def process_stat(pid: int) -> Stat | None:

@@ -38,7 +38,23 @@ class RecordError(Exception):
 
 
 class DamagedRecordError(Exception):
-    """A record cannot be read: torn, cut or foreign. Its run counts as lost."""
+    """A record cannot be read: torn or cut. Its run counts as lost."""
+
+
+@final
+class UnreadableRecordError(DamagedRecordError):
+    """The system does not let us read a record: a bad disk, no rights, no descriptors. What is in it may be whole, so
+    leave it alone. `number` is the errno.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+@final
+class ForeignRecordError(DamagedRecordError):
+    """A record is whole, but of a format that is not ours: a newer server's. Leave it to that one."""
 
 
 @final
@@ -47,7 +63,7 @@ class Request:
     """What is to be run; made by the server before anything is started.
 
     `argv` and `executable` are what was resolved in this guest; `log_path` is where the output goes, `log_max_bytes`
-    its bound.
+    its bound. `serial` tells the order in which a server's runs were made, whatever becomes of the clock.
     """
 
     run_id: str
@@ -58,6 +74,7 @@ class Request:
     log_max_bytes: int
     boot: str
     requested_at: float
+    serial: int = 0
 
 
 @final
@@ -78,7 +95,7 @@ class State:
 
     `pid` and `start_ticks` identify the main process; `started_monotonic` is of this boot. `failure` is a code of the
     wire protocol and a text, in phase `failed` only. `gone` says that nobody of the tree lives, or is watched, any
-    more.
+    more. `boot` and `service_digest` repeat what follows from the request, for the case that it cannot be read.
     """
 
     phase: Phase = "starting"
@@ -93,6 +110,8 @@ class State:
     outcome: Outcome | None = None
     failure: tuple[str, str] | None = None
     gone: bool = False
+    boot: str | None = None
+    service_digest: str | None = None
 
 
 def seal(value: dict[str, object]) -> bytes:
@@ -111,9 +130,12 @@ def unseal(data: bytes) -> dict[str, object]:
         value = json.loads(body)
     except ValueError as error:
         raise DamagedRecordError(f"the record is not JSON: {error}") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    number = value.get("format") if isinstance(value, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        raise ForeignRecordError(f"the record has format {number}, of a newer server; this one knows {FORMAT}")
+    if number != FORMAT:
         raise DamagedRecordError(f"the record has another format than {FORMAT}")
-    return value
+    return dict(value)
 
 
 def _cut(text: str, max_bytes: int) -> str:
@@ -132,21 +154,30 @@ def _cut_outcome(outcome: Outcome) -> Outcome:
 
 def slot(sequence: int, state: State) -> bytes:
     """Make one slot, of exactly `SLOT_BYTES`. Raises RecordError where the state does not fit."""
-    sealed = seal({"format": FORMAT, "sequence": sequence} | _state_to_json(state))
+    sealed = seal({"format": FORMAT, "sequence": sequence} | state_to_json(state))
     if len(sealed) > SLOT_BYTES:
         raise RecordError(f"a state of {len(sealed)} bytes does not fit into a slot of {SLOT_BYTES}")
     return sealed.ljust(SLOT_BYTES, b"\0")
 
 
 def newest(data: bytes) -> tuple[int, State]:
-    """Read the newer of the two slots that are whole, and its number. Raises DamagedRecordError where neither is."""
+    """Read the newer of the two slots that are whole, and its number. Raises DamagedRecordError where neither is, or
+    where one is of a newer server's format, since what the other says may be out of date.
+    """
     found: tuple[int, State] | None = None
+    foreign: ForeignRecordError | None = None
     for start in (0, SLOT_BYTES):
         with contextlib.suppress(DamagedRecordError):
-            value = unseal(data[start : start + SLOT_BYTES])
-            sequence = value.get("sequence")
-            if isinstance(sequence, int) and (found is None or sequence > found[0]):
-                found = (sequence, _state_from_json(value))
+            try:
+                value = unseal(data[start : start + SLOT_BYTES])
+            except ForeignRecordError as error:
+                foreign = error
+            else:
+                sequence = value.get("sequence")
+                if isinstance(sequence, int) and (found is None or sequence > found[0]):
+                    found = (sequence, state_from_json(value))
+    if foreign is not None:
+        raise foreign
     if found is None:
         raise DamagedRecordError("neither slot of the state is whole")
     return found
@@ -166,6 +197,7 @@ def request_to_json(request: Request) -> dict[str, object]:
         "log_max_bytes": request.log_max_bytes,
         "boot": request.boot,
         "requested_at": request.requested_at,
+        "serial": request.serial,
     }
 
 
@@ -189,12 +221,24 @@ def request_from_json(value: dict[str, object]) -> Request:
             except ServiceError as error:
                 raise DamagedRecordError(f"the request of run {run_id} names no service: {error}") from error
             vector = tuple(map(str, argv))
-            return Request(run_id, service, executable, vector, log_path, log_max_bytes, boot, requested_at)
+            serial = value.get("serial")
+            return Request(
+                run_id=run_id,
+                service=service,
+                executable=executable,
+                argv=vector,
+                log_path=log_path,
+                log_max_bytes=log_max_bytes,
+                boot=boot,
+                requested_at=requested_at,
+                serial=serial if isinstance(serial, int) else 0,
+            )
         case _:
             raise DamagedRecordError("the request lacks a field")
 
 
-def _state_to_json(state: State) -> dict[str, object]:
+def state_to_json(state: State) -> dict[str, object]:
+    """Turn a state into plain JSON values; long texts are cut."""
     value: dict[str, object] = {
         "phase": state.phase,
         "pid": state.pid,
@@ -206,6 +250,10 @@ def _state_to_json(state: State) -> dict[str, object]:
         "stop_timeout_seconds": state.stop_timeout_seconds,
         "gone": state.gone,
     }
+    if state.boot is not None:
+        value["boot"] = state.boot
+    if state.service_digest is not None:
+        value["service_digest"] = state.service_digest
     if state.stop is not None:
         value["stop"] = {"by": _cut(state.stop.by, MAX_NAME_BYTES), "kill_at": state.stop.kill_at}
     if state.outcome is not None:
@@ -215,7 +263,8 @@ def _state_to_json(state: State) -> dict[str, object]:
     return value
 
 
-def _state_from_json(value: dict[str, object]) -> State:
+def state_from_json(value: dict[str, object]) -> State:
+    """Read what `state_to_json` made. Raises DamagedRecordError."""
     match value:
         case {
             "phase": ("starting" | "running" | "ended" | "failed") as phase,
@@ -241,9 +290,15 @@ def _state_from_json(value: dict[str, object]) -> State:
                 outcome=_outcome_from_json(value),
                 failure=_failure_from_json(value),
                 gone=gone,
+                boot=_text(value.get("boot")),
+                service_digest=_text(value.get("service_digest")),
             )
         case _:
             raise DamagedRecordError("the state lacks a field")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _stop_from_json(value: dict[str, object]) -> StopOrder | None:

@@ -24,12 +24,15 @@ What stands in the files is the business of `recordformat`. Standard library onl
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import final
 
-from appserver.fileio import OPEN_FLAGS, read_at, write_at
+from appserver.fileio import OPEN_FLAGS, make_directory, read_at, write_at
 from appserver.recordformat import (
     MAX_REQUEST_BYTES,
     SLOT_BYTES,
@@ -37,6 +40,7 @@ from appserver.recordformat import (
     RecordError,
     Request,
     State,
+    UnreadableRecordError,
     newest,
     request_from_json,
     request_to_json,
@@ -50,6 +54,15 @@ SUBDIRECTORIES = ("runs", "aliases")
 
 LAUNCHER_LOCK = "launcher.lock"
 """In the state directory: locked by the launcher for as long as it lives; it holds its pid and start time."""
+
+_MAKING, _GOING = ".new-", ".old-"
+"""How the name of a directory begins that is no run yet, or no more."""
+
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+"""Errors that say that a file of a record is not there: nothing is left that could be read later."""
+
+_READ_FLAGS = os.O_RDONLY | OPEN_FLAGS | getattr(os, "O_NONBLOCK", 0)
+"""A pipe in the place of a file must not hold up the server."""
 
 
 @final
@@ -67,11 +80,13 @@ class RunRecord:
         return os.path.join(self.path, name)
 
     def read_request(self) -> Request:
-        """Read what is to be run. Raises DamagedRecordError."""
+        """Read what is to be run. Raises DamagedRecordError, UnreadableRecordError, ForeignRecordError."""
         return request_from_json(unseal(_read(self.file("request"), MAX_REQUEST_BYTES)))
 
     def read_state(self) -> State:
-        """Read the newest state that is whole. Raises DamagedRecordError where neither slot is."""
+        """Read the newest state that is whole. Raises DamagedRecordError where neither slot is,
+        UnreadableRecordError, ForeignRecordError.
+        """
         return newest(_read(self.file("state"), 2 * SLOT_BYTES))[1]
 
     def is_collected(self) -> bool:
@@ -83,8 +98,21 @@ class RunRecord:
 
     def mark_collected(self) -> None:
         """Note that a manager has the outcome. Raises RecordError."""
-        with _record_errors(self.path), open(self.file("collected"), "r+b", buffering=0) as file:
-            file.write(b"1")
+        with _record_errors(self.path):
+            fd = os.open(self.file("collected"), os.O_WRONLY | OPEN_FLAGS)
+            try:
+                write_at(fd, b"1", 0)
+            finally:
+                os.close(fd)
+
+    def mend_request(self, request: Request) -> None:
+        """Write a request anew, as whoever still knows it tells. Raises RecordError, leaves the old one then."""
+        new = self.file("request.new")
+        with _record_errors(self.path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            _write(new, seal(request_to_json(request)))
+            os.replace(new, self.file("request"))
 
 
 @final
@@ -96,7 +124,9 @@ class StateFile:
         with _record_errors(record.path):
             self._fd = os.open(record.file("state"), os.O_RDWR | OPEN_FLAGS)
         try:
-            self._sequence, self.state = newest(read_at(self._fd, 2 * SLOT_BYTES, 0))
+            with _record_errors(record.path):
+                data = read_at(self._fd, 2 * SLOT_BYTES, 0)
+            self._sequence, self.state = newest(data)
         except BaseException:
             os.close(self._fd)
             raise
@@ -122,15 +152,18 @@ class Records:
     def __init__(self, state_dir: str) -> None:
         self.state_dir = state_dir
         self._runs, self._aliases = (os.path.join(state_dir, name) for name in SUBDIRECTORIES)
+        self._alias_targets: dict[str, str] | None = None
+        """What is in the directory of aliases, once it has been looked at: nobody else changes it."""
+        self._aliases_of: dict[str, set[str]] = {}
 
     def prepare(self) -> None:
         """Make the directories and throw away what a crash left half made. Raises RecordError."""
         with _record_errors(self.state_dir):
             for path in (self._runs, self._aliases):
-                os.makedirs(path, mode=0o700, exist_ok=True)
+                make_directory(path, 0o700)
             for name in os.listdir(self._runs):
-                if name.startswith("."):
-                    shutil.rmtree(os.path.join(self._runs, name), ignore_errors=True)
+                if name.startswith((_MAKING, _GOING)):
+                    _clear_away(os.path.join(self._runs, name))
 
     def get(self, run_id: str) -> RunRecord:
         """Give the record of a run, whether it exists or not."""
@@ -140,8 +173,9 @@ class Records:
         """Record a run before it is started, with all the room that it will ever need. Raises RecordError, leaves
         nothing then.
         """
-        making = os.path.join(self._runs, f".new-{request.run_id}")
+        making = os.path.join(self._runs, _MAKING + request.run_id)
         with _record_errors(self._runs):
+            _clear_away(making)  # a failed attempt that could not be cleared away
             try:
                 os.mkdir(making, 0o700)
                 _write(os.path.join(making, "request"), seal(request_to_json(request)))
@@ -150,43 +184,114 @@ class Records:
                 _write(os.path.join(making, "lock"), b"")
                 os.rename(making, os.path.join(self._runs, request.run_id))
             except BaseException:
-                shutil.rmtree(making, ignore_errors=True)
+                _clear_away(making)
                 raise
         return self.get(request.run_id)
 
     def all(self) -> list[RunRecord]:
-        """List the records that exist, in the order of their making. Raises RecordError."""
+        """List the records that exist, in no order. Raises RecordError."""
         with _record_errors(self._runs):
-            found = [entry for entry in os.scandir(self._runs) if not entry.name.startswith(".") and entry.is_dir()]
-            found.sort(key=lambda entry: entry.stat().st_mtime_ns)
-        return [RunRecord(entry.path) for entry in found]
+            return [RunRecord(entry.path) for entry in self._entries() if _is_our_directory(entry)]
+
+    def junk(self) -> list[str]:
+        """List what lies among the runs and is none: files, links, what is somebody else's. Raises RecordError."""
+        with _record_errors(self._runs):
+            return [entry.path for entry in self._entries() if not _is_our_directory(entry)]
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        with os.scandir(self._runs) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
 
     def remove(self, run_id: str) -> None:
-        """Forget a run and its aliases; one that does not exist is fine. What cannot be removed is left behind."""
-        going = os.path.join(self._runs, f".old-{run_id}")
-        with contextlib.suppress(OSError):
-            os.rename(os.path.join(self._runs, run_id), going)
-        shutil.rmtree(going, ignore_errors=True)
-        for alias, target in self.aliases():
-            if target == run_id:
-                self.remove_alias(alias)
+        """Forget a run and its aliases; one that does not exist is fine.
+
+        Raises RecordError where the record has to stay. One that was not started is void then, if that can be written
+        at least: the next server must not start it.
+        """
+        going = os.path.join(self._runs, _GOING + run_id)
+        _clear_away(going)  # of a run with this id that could not be removed whole
+        try:
+            with _record_errors(self._runs), contextlib.suppress(FileNotFoundError):
+                os.rename(os.path.join(self._runs, run_id), going)
+        except RecordError:
+            _make_void(self.get(run_id))
+            raise
+        _clear_away(going)  # what stays is thrown away by the next `prepare`
+        for alias in list(self._known_aliases_of(run_id)):
+            self.remove_alias(alias)
 
     def add_alias(self, alias: str, run_id: str) -> None:
         """Note that asking for run `alias` led to run `run_id`. Raises RecordError; one that exists is fine."""
         with _record_errors(self._aliases), contextlib.suppress(FileExistsError):
             os.symlink(run_id, os.path.join(self._aliases, alias))
+        if self._alias_targets is not None:
+            self._note_alias(alias, run_id)
 
     def remove_alias(self, alias: str) -> None:
         """Forget an alias; one that does not exist is fine."""
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._aliases, alias))
+        target = (self._alias_targets or {}).pop(alias, None)
+        if target is not None:
+            self._aliases_of[target].discard(alias)
+            if not self._aliases_of[target]:
+                del self._aliases_of[target]
 
-    def aliases(self) -> Iterator[tuple[str, str]]:
-        """Give the aliases and the runs that they mean."""
-        with contextlib.suppress(OSError):
-            for alias in os.listdir(self._aliases):
-                with contextlib.suppress(OSError):
-                    yield alias, os.readlink(os.path.join(self._aliases, alias))
+    def aliases(self) -> list[tuple[str, str]]:
+        """List the aliases and the runs that they mean; what is no link is left out. Raises RecordError."""
+        if self._alias_targets is None:
+            found: dict[str, str] = {}
+            with _record_errors(self._aliases):
+                for alias in os.listdir(self._aliases):
+                    with contextlib.suppress(FileNotFoundError):
+                        target = _read_alias(os.path.join(self._aliases, alias))
+                        if target is not None:
+                            found[alias] = target
+            self._alias_targets = {}
+            for alias, target in found.items():
+                self._note_alias(alias, target)
+        return list(self._alias_targets.items())
+
+    def _note_alias(self, alias: str, run_id: str) -> None:
+        assert self._alias_targets is not None
+        if self._alias_targets.setdefault(alias, run_id) == run_id:
+            self._aliases_of.setdefault(run_id, set()).add(alias)
+
+    def _known_aliases_of(self, run_id: str) -> set[str]:
+        with contextlib.suppress(RecordError):
+            self.aliases()
+        return self._aliases_of.get(run_id, set())
+
+
+def _clear_away(path: str) -> None:
+    with contextlib.suppress(OSError):  # a few errors are not ignored by ignore_errors
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_our_directory(entry: os.DirEntry[str]) -> bool:
+    # A link may lead anywhere, and what somebody else could have written must not be started.
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return sys.platform == "win32" or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+
+
+def _read_alias(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None  # a file or a directory that somebody has put there
+        raise
+
+
+def _make_void(record: RunRecord) -> None:
+    with contextlib.suppress(RecordError, DamagedRecordError):
+        file = StateFile(record)
+        try:
+            if file.state.phase == "starting" and file.state.pid is None:
+                file.write(replace(file.state, phase="failed", gone=True))
+        finally:
+            file.close()
 
 
 @contextlib.contextmanager
@@ -199,10 +304,16 @@ def _record_errors(path: str) -> Iterator[None]:
 
 def _read(path: str, limit: int) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(limit) or b""
+        fd = os.open(path, _READ_FLAGS)
+        try:
+            return read_at(fd, limit, 0)
+        finally:
+            os.close(fd)
     except OSError as error:
-        raise DamagedRecordError(f"{path}: {error.strerror}") from error
+        text = f"{path}: {error.strerror}"
+        if error.errno in _MISSING or error.errno == errno.ESPIPE:  # a pipe in its place
+            raise DamagedRecordError(text) from error
+        raise UnreadableRecordError(text, error.errno or 0) from error
 
 
 def _write(path: str, data: bytes) -> None:

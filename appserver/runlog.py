@@ -25,16 +25,24 @@ KEPT_LOGS = 5
 MAX_TAIL_BYTES = 8 * 1024
 """The contract's bound of what a manager shows of a run's output."""
 
+_CLOCK_SLACK_SECONDS = 60.0
+"""A log that is so much ahead of the clock is not from the future: clocks are nudged all the time."""
+
 _COPY_BYTES = 256 * 1024
 _MAX_NAME_CHARACTERS = 40
+
+
+def service_digest(service: Service) -> str:
+    """Give eight hexadecimal digits that tell services apart."""
+    identity = "\0".join((service.form, service.instance or "", *service.words))
+    return f"{binascii.crc32(identity.encode()):08x}"
 
 
 def log_name_prefix(service: Service, executable: str) -> str:
     """Give the part of the log file's name that all runs of one service share: the program's name and a digest of the
     identity.
     """
-    identity = "\0".join((service.form, service.instance or "", *service.words))
-    digest = f"{binascii.crc32(identity.encode()):08x}"
+    digest = service_digest(service)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(executable))[:_MAX_NAME_CHARACTERS].lstrip(".") or "run"
     return f"{name}-{digest}."
 
@@ -52,12 +60,15 @@ def prune(path: str, in_use: Container[str], keep: int = KEPT_LOGS) -> None:
     """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain. Failures are ignored.
 
     Those of `in_use` stay: somebody still writes there, and would go on unseen and unbounded in a file without a name.
+    One from the future was written before the clock was set back, so it counts as older than those of the past.
     """
     directory, name = os.path.split(path)
     prefix = name.rsplit(".", 3)[0] + "."
     with contextlib.suppress(OSError):
         names = (entry for entry in os.listdir(directory) if entry.startswith(prefix) and entry.endswith(".log"))
-        logs = sorted((os.path.join(directory, entry) for entry in names), key=os.path.getmtime)
+        now = time.time() + _CLOCK_SLACK_SECONDS
+        ages = [(os.path.getmtime(log), log) for log in (os.path.join(directory, entry) for entry in names)]
+        logs = [log for _, _, log in sorted((mtime <= now, mtime, log) for mtime, log in ages)]
         for old in logs[:-keep]:
             if old != path and old not in in_use:
                 os.unlink(old)

@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from appserver.fileio import OPEN_FLAGS, read_at
+from appserver.fileio import OPEN_FLAGS, make_directory, read_at
 from appserver.records import SUBDIRECTORIES
 
 LOCK_NAME = "server.lock"
@@ -29,7 +29,7 @@ def locked_state_dir(path: str) -> Iterator[None]:
     The lock is the open file's: it goes with this process, however that ends, and no child inherits it.
     """
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_directory(path, 0o700)
         _require_ours(path)
         lock_path = os.path.join(path, LOCK_NAME)
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o600)
@@ -38,12 +38,7 @@ def locked_state_dir(path: str) -> Iterator[None]:
             f"the state directory {path} cannot be used: {error.strerror} (errno:{error.errno})"
         ) from error
     try:
-        if not _try_lock(fd):
-            owner = read_at(fd, 20, 0).decode("ascii", "replace").strip()
-            by = f" with pid {owner}" if owner else ""
-            raise StateDirError(
-                f"the state directory {path} is used by another server{by}: end that one, or name another"
-            )
+        _take_lock(fd, path)
         with contextlib.suppress(OSError):  # a full disk: the pid is a help for people, the lock is what counts
             os.ftruncate(fd, 0)
             os.write(fd, f"{os.getpid()}\n".encode())
@@ -52,10 +47,23 @@ def locked_state_dir(path: str) -> Iterator[None]:
         os.close(fd)
 
 
+def _take_lock(fd: int, path: str) -> None:
+    try:
+        if _try_lock(fd):
+            return
+        owner = read_at(fd, 20, 0).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise StateDirError(
+            f"the state directory {path} cannot be locked: {error.strerror} (errno:{error.errno})"
+        ) from error
+    by = f" with pid {owner}" if owner else ""
+    raise StateDirError(f"the state directory {path} is used by another server{by}: end that one, or name another")
+
+
 def make_log_dir(path: str) -> None:
     """Make the directory of the logs where it is missing. Raises StateDirError."""
     try:
-        os.makedirs(path, mode=0o750, exist_ok=True)
+        make_directory(path, 0o750)
     except OSError as error:
         raise StateDirError(
             f"the log directory {path} cannot be made: {error.strerror} (errno:{error.errno})"

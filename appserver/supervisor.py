@@ -36,9 +36,9 @@ from appserver.effects import (
 from appserver.identity import Service, ServiceError
 from appserver.outcome import Lost, Outcome, describe
 from appserver.processes import Processes, StartError, Usage
-from appserver.procfs import boot_id
 from appserver.recordformat import DamagedRecordError, RecordError, Request, State
-from appserver.records import Records, RunRecord
+from appserver.records import Records
+from appserver.recovery import Found, find_again, this_boot
 from appserver.report import Report
 from appserver.services import Services
 from appserver.settings import ServerSettings
@@ -70,6 +70,9 @@ class Supervisor:
         self._table = Services(settings.max_processes)
         self._following: trio.Nursery | None = None
         self._found_again: list[str] = []
+        self._strays: dict[str, str | None] = {}
+        """Runs found again whose service cannot be read, and its digest where that can."""
+        self._serial = 0
         self._looking_up = trio.CapacityLimiter(MAX_LOOK_UPS)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,7 +141,7 @@ class Supervisor:
                     with self._said("that an outcome was collected cannot be recorded"):
                         self._records.get(run_id).mark_collected()
                 case Forget(run_id):
-                    self._records.remove(run_id)
+                    self._remove_record(run_id)
                 case NoteAlias():
                     pass  # the start that it would lead to has failed at once
                 case TellRefused(watcher, code, text):
@@ -159,6 +162,8 @@ class Supervisor:
             self._refuse(run_id, error.code, str(error))
         except ServiceError as error:
             self._refuse(run_id, "bad-service", str(error))
+        except StartError as error:
+            self._refuse(run_id, "start-failed", f"{launch.service.describe()} was not started: {error}")
         except RecordError as error:
             text = f"{launch.service.describe()} was not started, since it cannot be recorded: {error}"
             self._refuse(run_id, "storage", text)
@@ -179,7 +184,7 @@ class Supervisor:
     def _drop_unstarted(self, run_id: str) -> None:
         # The program took so long to be found that a stop came first; the guest may have been failed over since.
         self._processes.forget(run_id)
-        self._records.remove(run_id)
+        self._remove_record(run_id)
         self._finish(run_id, Lost("it was stopped before it was started"), gone=True, stopping=False)
 
     def _refuse(self, run_id: str, code: str, text: str) -> None:
@@ -187,13 +192,21 @@ class Supervisor:
         self._apply(self._table.not_started(run_id, code, text))
 
     async def _prepare(self, launch: Launch) -> Request:
-        """Find the program, make the log and the record. Raises CommandError, ServiceError, RecordError."""
+        """Find the program, make the log and the record. Raises CommandError, ServiceError, RecordError, StartError."""
+        self._check_strays(launch.service)
         # In a thread: the program may lie on a network file system that hangs, and that must hold up this start only.
         request = await trio.to_thread.run_sync(
             self._make_request, launch.run_id, launch.service, abandon_on_cancel=True, limiter=self._looking_up
         )
+        self._serial += 1
+        request = replace(request, serial=self._serial)
         self._make_log(request.log_path)
-        state = State(survivors=launch.terms.survivors, stop_timeout_seconds=launch.terms.stop_timeout_seconds)
+        state = State(
+            survivors=launch.terms.survivors,
+            stop_timeout_seconds=launch.terms.stop_timeout_seconds,
+            boot=request.boot,
+            service_digest=runlog.service_digest(launch.service),
+        )
         try:
             self._records.create(request, state)
         except RecordError:
@@ -214,7 +227,7 @@ class Supervisor:
             argv=argv,
             log_path=runlog.log_path(self._settings.log_dir, service, executable, run_id),
             log_max_bytes=self._settings.log_max_bytes,
-            boot=boot_id(),
+            boot=this_boot(),
             requested_at=time.time(),
         )
 
@@ -239,9 +252,13 @@ class Supervisor:
         except DamagedRecordError as error:
             self._report.error(f"the record of {self._name(run_id)} cannot be read: {error}")
             # It runs, so no second one may be started beside it; a lock that is given back tells nobody.
-            while self._processes.is_watched(run_id):  # noqa: ASYNC110
+            while self._processes.is_watched(run_id) or self._is_alive(run_id):  # noqa: ASYNC110
                 await trio.sleep(DAMAGED_WATCH_SECONDS)
             self._finish(run_id, Lost(f"its record cannot be read: {error}"), gone=True, stopping=False)
+
+    def _is_alive(self, run_id: str) -> bool:
+        run = self._table.find(run_id)
+        return run is not None and run.phase is not Phase.ENDED and self.usage(run) is not None
 
     def _changed(self, run_id: str, state: State) -> None:
         run = self._table.find(run_id)
@@ -271,67 +288,52 @@ class Supervisor:
 
     def recover(self) -> None:
         """Find again, before serving, what a former server of this state directory has left. Raises RecordError."""
+        found = find_again(self._records, self._processes, self._report)
+        known = {one.run.run_id for one in found}
         aliases: dict[str, list[str]] = {}
         for alias, run_id in self._records.aliases():
-            aliases.setdefault(run_id, []).append(alias)
-        here = boot_id()
-        for record in self._records.all():
-            try:
-                request, state = record.read_request(), self._state_of(record)
-            except DamagedRecordError as error:
-                self._forget_damaged(record, error)
+            if run_id in known and alias not in known:
+                aliases.setdefault(run_id, []).append(alias)
             else:
-                known = aliases.get(record.run_id, [])
-                self._recover_one(record, request, state, known, same_boot=request.boot == here)
+                self._records.remove_alias(alias)  # of a run that is no more, or torn
+        for one in found:
+            self._take_in(one, aliases.get(one.run.run_id, []))
+            if one.request is not None:
+                self._serial = max(self._serial, one.request.serial)
 
-    def _state_of(self, record: RunRecord) -> State:
-        try:
-            return record.read_state()
-        except DamagedRecordError:
-            if self._processes.is_watched(record.run_id):
-                return State(phase="running")  # whose follower will find it damaged, and wait for its end
-            raise
-
-    def _forget_damaged(self, record: RunRecord, error: DamagedRecordError) -> None:
-        self._report.error(f"the record of run {record.run_id} is of no use, its outcome is lost: {error}")
-        if self._processes.is_watched(record.run_id):
-            self._report.error(
-                f"run {record.run_id} goes on unknown: end it by hand before its service is started again"
-            )
-        else:
-            self._records.remove(record.run_id)
-
-    def _recover_one(
-        self, record: RunRecord, request: Request, state: State, aliases: list[str], *, same_boot: bool
-    ) -> None:
-        if state.phase == "failed":
-            self._records.remove(record.run_id)
-            return
-        if not same_boot and state.outcome is None:
-            reason = (
-                "the guest was rebooted while it ran" if state.pid else "the guest was rebooted before it was started"
-            )
-            state = replace(state, phase="ended", outcome=Lost(reason), gone=True)
-        run = Run(request.run_id, request.service, log_path=request.log_path, collected=record.is_collected())
-        if state.phase != "starting":
-            run.pid, run.start_ticks = state.pid, state.start_ticks
-            run.started_at, run.started_monotonic = state.started_at, state.started_monotonic
-            run.phase = Phase.STOPPING if state.stop else Phase.RUNNING
-        # An end that a stop brought about is told when the tree is gone; one that came by itself stands already.
-        if state.outcome is not None and (state.gone or state.outcome.account.stopped_by is None):
-            run.outcome, run.phase = state.outcome, Phase.ENDED
-        alive = same_boot and not state.gone
-        run.gone = not alive
-        run.stop_ordered = state.stop is not None and run.phase is not Phase.ENDED
-        run.clearing = alive and run.phase is Phase.ENDED and state.stop is not None
+    def _take_in(self, found: Found, aliases: list[str]) -> None:
+        run = found.run
         self._apply(self._table.restore(run, aliases))
         if run.outcome is not None and not run.collected:
             how = describe(run.outcome)
             self._report.info(f"{run.service.describe()}, run {run.run_id}, {how}: no manager has collected that yet")
-        if alive:
+        if found.alive:
             what = "an application that runs" if run.phase is not Phase.ENDED else "what is left of an application"
             self._report.info(f"found again {what}: {run.service.describe()}, run {run.run_id}, pid {run.pid}")
             self._found_again.append(run.run_id)
+            if found.request is None:
+                self._strays[run.run_id] = found.digest
+                self._report.error(
+                    f"which service run {run.run_id} is of cannot be read: starts that may be of the same one are "
+                    "refused until it has ended"
+                )
+
+    def _check_strays(self, service: Service) -> None:
+        """Refuse a start beside a run that may be one of the same service. Raises StartError."""
+        for run_id, digest in list(self._strays.items()):
+            run = self._table.find(run_id)
+            if run is None or (run.phase is Phase.ENDED and not run.clearing):
+                del self._strays[run_id]
+            elif digest in {None, runlog.service_digest(service)}:
+                who = f"run {run_id}, process {run.pid}," if run.pid is not None else f"run {run_id}"
+                raise StartError(
+                    f"{who} still runs and may be one of the same service, which its damaged record does not tell: "
+                    "end it by hand first"
+                )
+
+    def _remove_record(self, run_id: str) -> None:
+        with self._said(f"the record of run {run_id} cannot be removed"):
+            self._records.remove(run_id)
 
     def _name(self, run_id: str) -> str:
         run = self._table.find(run_id)

@@ -11,12 +11,13 @@ assert sys.platform != "win32"
 
 import trio
 
+from appserver.control import describe
 from appserver.effects import Terms
 from appserver.following import Follower
 from appserver.launching import LaunchError, Launching
 from appserver.processes import StartError, Usage
 from appserver.procfs import process_stat
-from appserver.recordformat import State
+from appserver.recordformat import Request, State
 from appserver.records import Records
 from appserver.report import Report
 
@@ -64,6 +65,11 @@ class WaitedProcesses:
     def is_watched(self, run_id: str) -> bool:
         """Tell whether a waiter lives for a run."""
         return self._launching.is_watched(run_id)
+
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+        """Ask the waiter of a run, if one lives, what it knows."""
+        told = describe(self._records.get(run_id)) if self.is_watched(run_id) else None
+        return (told.request, told.state) if told is not None else None
 
     def forget(self, run_id: str) -> None:
         """Drop orders that were kept for a run that will never be followed."""

@@ -15,13 +15,20 @@ lost; it knows the tree by descent and session only.
 Control socket (SOCK_SEQPACKET, one JSON object a packet, `CONTROL_VERSION`): the waiter greets with {"version", "pid"};
 takes {"order": "stop", "by", "timeout_seconds"} and {"order": "survivors", "policy", "stop_timeout_seconds"}; sends
 {"event": "state"} whenever the record has changed and {"event": "stopping"} when a stop is on record, which is the
-moment from which it will be completed whatever dies but the waiter. Standard library only; single-threaded; nothing is
-imported after the fork.
+moment from which it will be completed whatever dies but the waiter.
+
+The files of a record may be damaged or removed while their application runs. To {"order": "describe"} the waiter
+answers {"event": "record", "request", "state", "recorded"}, both as `recordformat` writes them, and gives "state" and
+"recorded" with each nudge from then on; "recorded" is false where the record could not be written. A request that is
+unknown (to a substitute) or too long for a packet is null.
+
+Standard library only; single-threaded; nothing is imported after the fork.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -40,7 +47,14 @@ from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.memory import was_killed_for_memory
 from appserver.outcome import Account, Lost, Outcome, Signaled
 from appserver.procfs import Stat, descendants, is_same_process, oom_kills, process_stat, tree_without_parent
-from appserver.recordformat import RecordError, StopOrder
+from appserver.recordformat import (
+    DamagedRecordError,
+    RecordError,
+    Request,
+    StopOrder,
+    request_to_json,
+    state_to_json,
+)
 from appserver.records import RunRecord, StateFile
 from appserver.signalling import kill, terminate
 from appserver.spawn import SpawnError, spawn
@@ -61,6 +75,10 @@ MAX_KILL_SWEEP_SECONDS = 1.0
 """To which that pause doubles: one that is stuck may stay so for hours, and the end of any other wakes us anyway."""
 
 MAX_ORDER_BYTES = 4096
+MAX_TOLD_BYTES = 160 * 1024
+"""Of a record that is told: what Linux takes for one packet by default is a little more, and the longest request less.
+"""
+
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
 
@@ -71,10 +89,13 @@ class Waiter:
 
     def __init__(self, record: RunRecord, listener: socket.socket) -> None:
         self._record = record
-        self._request = record.read_request()
+        self._request = _known_request(record)
         self._file = StateFile(record)
         self._listener = listener
         self._connections: dict[int, socket.socket] = {}
+        self._told_all: set[int] = set()
+        """The connections that asked to be told the state along with each nudge."""
+        self._is_recorded = True
         self._is_substitute = False
         self._kill_sweep_seconds = KILL_SWEEP_SECONDS
         self._pidfd: int | None = None
@@ -87,14 +108,14 @@ class Waiter:
 
     def start(self, environment: Mapping[bytes, bytes]) -> bool:
         """Start the application; False where it cannot be started, which is then on record."""
-        request = self._request
+        request = self._record.read_request()
         try:
             log_fd = runlog.open_log(request.log_path)
             try:
                 spawn(request.executable, request.argv, environment, log_fd, self._record_pid)
             finally:
                 os.close(log_fd)
-        except (SpawnError, OSError) as error:
+        except (SpawnError, OSError, RecordError) as error:
             code = error.code if isinstance(error, SpawnError) else "start-failed"
             self._write(phase="failed", failure=(code, str(error)), gone=True)
             return False
@@ -136,13 +157,19 @@ class Waiter:
                     self._write(gone=True, outcome=self._final_outcome())
 
     def _record_pid(self, pid: int) -> None:
+        """Record the main process before it executes. Raises RecordError, OSError: nothing is executed then."""
         stat = process_stat(pid)
-        self._write(
-            pid=pid,
-            start_ticks=stat.start_ticks if stat else None,
-            started_at=time.time(),
-            started_monotonic=time.monotonic(),
-            oom_kills=oom_kills(),
+        if stat is None:
+            raise ProcessLookupError(errno.ESRCH, "the kernel does not show the new process under /proc")
+        self._file.write(
+            replace(
+                self._file.state,
+                pid=pid,
+                start_ticks=stat.start_ticks,
+                started_at=time.time(),
+                started_monotonic=time.monotonic(),
+                oom_kills=oom_kills(),
+            )
         )
 
     @staticmethod
@@ -212,6 +239,19 @@ class Waiter:
                 "stop_timeout_seconds": int() | float() as seconds,
             }:
                 self._write(survivors=policy, stop_timeout_seconds=seconds)
+            case {"order": "describe"}:
+                self._told_all.add(connection.fileno())
+                self._describe(connection)
+
+    def _describe(self, connection: socket.socket) -> None:
+        request = request_to_json(self._request) if self._request is not None else None
+        event = {"event": "record", "request": request} | self._told_state()
+        if len(_packet(event)) > MAX_TOLD_BYTES:
+            event["request"] = None
+        self._send(connection, event)
+
+    def _told_state(self) -> dict[str, object]:
+        return {"state": state_to_json(self._file.state), "recorded": self._is_recorded}
 
     def _take_stop_order(self, by: str, seconds: float) -> None:
         kill_at = time.monotonic() + seconds
@@ -314,8 +354,9 @@ class Waiter:
     def _trim(self, *, now: bool = False) -> None:
         if now or time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + TRIM_SECONDS
-            with contextlib.suppress(OSError):
-                runlog.trim(self._request.log_path, self._request.log_max_bytes)
+            if self._request is not None:
+                with contextlib.suppress(OSError):
+                    runlog.trim(self._request.log_path, self._request.log_max_bytes)
 
     def _write(self, **changes: object) -> None:
         # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter, nor keep
@@ -323,22 +364,37 @@ class Waiter:
         state = replace(self._file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
         try:
             self._file.write(state)
+            self._is_recorded = True
         except RecordError:
             self._file.state = state
-        for connection in list(self._connections.values()):
-            self._send(connection, {"event": "state"})
+            self._is_recorded = False
+        for fd, connection in list(self._connections.items()):
+            self._send(connection, {"event": "state"} | (self._told_state() if fd in self._told_all else {}))
 
     def _send(self, connection: socket.socket, message: dict[str, object]) -> None:
         try:
-            connection.send(json.dumps(message).encode())
+            connection.send(_packet(message))
         except OSError:
             self._hang_up(connection)
 
     def _hang_up(self, connection: socket.socket) -> None:
         fd = connection.fileno()
+        self._told_all.discard(fd)
         if self._connections.pop(fd, None) is not None:
             self._poller.unregister(fd)
             connection.close()
+
+
+def _packet(message: dict[str, object]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _known_request(record: RunRecord) -> Request | None:
+    # A substitute watches on, and stops, also where nobody can tell any more what it was that was started.
+    try:
+        return record.read_request()
+    except DamagedRecordError:
+        return None
 
 
 def run_waiter(record: RunRecord, listener: socket.socket, environment: Mapping[bytes, bytes]) -> NoReturn:

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
-from appserver.recordformat import SLOT_BYTES, DamagedRecordError, RecordError, Request, State, StopOrder
+from appserver.recordformat import (
+    FORMAT,
+    SLOT_BYTES,
+    DamagedRecordError,
+    ForeignRecordError,
+    RecordError,
+    Request,
+    State,
+    StopOrder,
+    seal,
+)
 from appserver.records import Records, RunRecord, StateFile
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -218,14 +228,6 @@ def test_everything_is_private_from_its_making(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in paths} == {0}
 
 
-def test_runs_are_listed_in_the_order_of_their_making(tmp_path: Path) -> None:
-    made = records(tmp_path)
-    for number in (3, 1, 2):
-        record = made.create(replace(REQUEST, run_id=f"run{number}"), State())
-        os.utime(record.path, (number, number))
-    assert [record.run_id for record in made.all()] == ["run1", "run2", "run3"]
-
-
 def test_what_a_crash_left_half_made_is_no_run_and_is_thrown_away(tmp_path: Path) -> None:
     made = records(tmp_path)
     made.create(REQUEST, State())
@@ -258,6 +260,50 @@ def test_a_removed_run_is_gone_with_its_aliases_and_no_other(tmp_path: Path) -> 
     made.remove("never was")
     assert [record.run_id for record in made.all()] == ["two"]
     assert dict(made.aliases()) == {"alias-two": "two"}
+
+
+def test_aliases_are_looked_for_once_however_many_runs_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = records(tmp_path)
+    for number in range(5):
+        made.add_alias(f"alias-{number}", "one")
+    made.add_alias("other", "two")
+    looks: list[str] = []
+    listdir = os.listdir
+
+    def look(path: str) -> list[str]:
+        looks.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", look)
+    for run_id in ("one", "three", "four"):
+        made.create(replace(REQUEST, run_id=run_id), State())
+        made.remove(run_id)
+    assert looks == [str(tmp_path / "aliases")]
+    assert listdir(tmp_path / "aliases") == ["other"]
+    made.add_alias("another", "two")
+    made.remove("two")
+    assert listdir(tmp_path / "aliases") == []
+
+
+def test_a_state_with_a_slot_of_a_newer_server_is_left_to_that_one(tmp_path: Path) -> None:
+    record = records(tmp_path).create(REQUEST, RUNNING)
+    path = Path(record.file("state"))
+    path.write_bytes(path.read_bytes()[:SLOT_BYTES] + seal({"format": FORMAT + 1}).ljust(SLOT_BYTES, b"\0"))
+    with pytest.raises(ForeignRecordError, match="newer server"):
+        record.read_state()
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_up_nobody(tmp_path: Path) -> None:
+    record = records(tmp_path).create(REQUEST, RUNNING)
+    for name in ("request", "state"):
+        os.unlink(record.file(name))
+        os.mkfifo(record.file(name))
+    with pytest.raises(DamagedRecordError):
+        record.read_request()
+    with pytest.raises(DamagedRecordError):
+        record.read_state()
 
 
 def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -177,20 +178,31 @@ def test_the_newest_logs_of_one_service_stay_and_those_of_others_too(tmp_path: P
         tmp_path / "app.log",
         tmp_path / "app-00000000.20200101T000000-000000Z.abc.txt",
     ]
-    for time, path in enumerate((*paths, *others)):
+    for second, path in enumerate((*paths, *others)):
         path.touch()
-        os.utime(path, (time, time))
+        os.utime(path, (second, second))
     runlog.prune(str(paths[-1]), {str(paths[0])}, keep=3)
     assert sorted(tmp_path.iterdir()) == sorted([paths[0], *paths[-3:], *others])
 
 
 def test_a_log_is_not_pruned_in_favour_of_older_ones_whose_name_lies_in_the_future(tmp_path: Path) -> None:
     paths = [tmp_path / f"app-00000000.20260101T00000{9 - number}-000000Z.abc.log" for number in range(4)]
-    for time, path in enumerate(paths):
+    for second, path in enumerate(paths):
         path.touch()
-        os.utime(path, (time, time))
+        os.utime(path, (second, second))
     runlog.prune(str(paths[-1]), (), keep=2)
     assert sorted(tmp_path.iterdir()) == sorted(paths[-2:])
+
+
+def test_logs_from_before_the_clock_was_set_back_count_as_the_oldest(tmp_path: Path) -> None:
+    ages_seconds = (-400 * 86400, -401 * 86400, 30, 20, 10, 5)
+    paths = [tmp_path / f"app-00000000.20260101T00000{number}-000000Z.abc.log" for number in range(len(ages_seconds))]
+    now = time.time()
+    for path, age_seconds in zip(paths, ages_seconds, strict=True):
+        path.touch()
+        os.utime(path, (now - age_seconds, now - age_seconds))
+    runlog.prune(str(paths[-1]), (), keep=4)
+    assert sorted(tmp_path.iterdir()) == paths[2:]
 
 
 def test_pruning_where_there_is_no_directory_is_nothing(tmp_path: Path) -> None:

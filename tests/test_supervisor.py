@@ -44,6 +44,7 @@ class FakeProcesses:
     def __init__(self) -> None:
         self.forgotten: list[str] = []
         self.watched: set[str] = set()
+        self.described: dict[str, tuple[Request | None, State]] = {}
         self.orders: list[tuple[object, ...]] = []
         self.followed: dict[str, tuple[Callable[[State], None], Callable[[], None]]] = {}
         self.breaks: dict[str, Exception] = {}
@@ -69,6 +70,9 @@ class FakeProcesses:
 
     def is_watched(self, run_id: str) -> bool:
         return run_id in self.watched
+
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+        return self.described.get(run_id)
 
     def forget(self, run_id: str) -> None:
         self.forgotten.append(run_id)
@@ -115,15 +119,16 @@ class FakeWatcher:
 
 
 class Guest:
-    def __init__(self, directory: Path, *, max_processes: int = 30) -> None:
+    def __init__(self, directory: Path, *, max_processes: int = 30, is_prepared: bool = True) -> None:
         self.log_dir = directory / "log"
-        self.log_dir.mkdir(exist_ok=True)
         keys = Keys("", "", "", "", "accept")
         state_dir = str(directory / "state")
         log_dir = str(self.log_dir)
         self.settings = ServerSettings(keys, (), 0, max_processes, state_dir, log_dir, 1 << 20, (), None)
         self.records = Records(state_dir)
-        self.records.prepare()
+        if is_prepared:
+            self.log_dir.mkdir(exist_ok=True)
+            self.records.prepare()
         self.processes = FakeProcesses()
         self.log = Log()
         environment = {"PATH": os.defpath}
@@ -138,6 +143,13 @@ class Guest:
         told = await watcher.next()
         assert isinstance(told, TellRunning)
         return watcher
+
+    async def first_news(self, watcher: FakeWatcher, run_id: str) -> Tell | None:
+        """Wait until a run is followed (None), or its asker is told something."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while run_id not in self.processes.followed and not watcher.told:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        return watcher.told.pop(0) if watcher.told else None
 
     def record(self, run_id: str, state: State, *, service: Service = SERVICE, boot: str | None = None) -> None:
         """Leave a record as a former server did."""
@@ -504,7 +516,7 @@ async def test_damaged_record_is_said_and_the_others_are_found(tmp_path: Path, d
     damage(guest.records.get(OWN).file(damaged))
     async with serving(guest):
         await guest.processes.until_followed(OTHER)
-        assert f"the record of run {OWN} is of no use" in guest.log.text
+        assert f"the record of run {OWN} is damaged: " in guest.log.text
         watcher = FakeWatcher()
         guest.supervisor.watch(watcher, OWN, TERMS)
         assert isinstance(await watcher.outcome(), Lost)

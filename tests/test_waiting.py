@@ -328,7 +328,7 @@ async def room(directory: Path, *argv: str) -> AsyncIterator[Room]:
                 yield made
                 nursery.cancel_scope.cancel()
     finally:
-        state = made.record.read_state()
+        state = made.states[-1] if made.states else State()
         if state.pid is not None and not state.gone:
             kill([stat for stat in [process_stat(state.pid)] if stat is not None])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -38,13 +39,25 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cmappserver` with the words `argv` (those of the process where None); give the exit status.
+    """Run `cmappserver` with the words `argv`; give the exit status.
+
+    Without `argv` this is the program itself: it takes the process's own words and leaves the process at once. Python's
+    way of ending gives TERM its default back, and one that came then would take the place of the status.
 
     Wrong usage, `--help` and `--version` raise SystemExit, as argparse does.
     """
     hold_standard_descriptors()
-    if argv is None:
-        restart_in_utf8()
+    if argv is not None:
+        return _run(argv)
+    restart_in_utf8()
+    status = _run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     overrides = ServerOverrides(
         listen=tuple(options.listen) if options.listen else None,

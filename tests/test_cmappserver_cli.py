@@ -274,6 +274,22 @@ def test_end_that_is_asked_for_during_the_start_is_one_without_a_traceback(numbe
         assert process.returncode == 0
 
 
+SIGNALLED_AS_IT_LEAVES = """
+import appserver.cli, os, signal, sys
+class Last:
+    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGTERM):
+        kill(own, number)
+appserver.last = Last()
+sys.exit(appserver.cli.main())
+"""
+
+
+def test_term_in_the_last_moments_does_not_take_the_place_of_the_exit_status(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SIGNALLED_AS_IT_LEAVES, "--config", str(tmp_path / "none.conf")]
+    done = subprocess.run(words, cwd="/", capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert "none.conf" in one_line(done)
+
+
 def reload(guest: Guest, said: str) -> str:
     """Send HUP and wait for what the log says; give that."""
     assert guest.server is not None

@@ -7,6 +7,7 @@ lines of all reports make the table when the run is over.
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -34,5 +35,5 @@ def publish(reports: Iterable[object]) -> None:
     if rows:
         rows.sort()
         day = datetime.now(timezone.utc).date()
-        note = f"{len(rows)} cases on Linux {platform.release()}, {day}."
+        note = f"{len(rows)} cases on Linux {platform.release()}, {os.cpu_count()} cores, {day}."
         record("network", COLUMNS, [cells for _, cells in rows], note)

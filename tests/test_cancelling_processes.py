@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ if sys.platform == "win32":
     pytest.skip("waiters are made by fork", allow_module_level=True)
 
 import trio
-from cancelling import Probe, Swept, Way, show, sweep
+from cancelling import Probe, Swept, Way, sweep
 from fakes import Log
+from figures import record
+from test_cancelling import sweep_link, sweep_session
+from test_cancelling_listener import sweep_connection, sweep_listener
 
 from appserver.effects import Tell, TellEnded, TellRefused, Terms
 from appserver.identity import Service
@@ -157,9 +161,9 @@ def sweep_supervisor(parent: Path, ways: tuple[Way, ...] = tuple(Way)) -> Swept:
     async def start(probe: Probe) -> None:
         place = Place(parent, "exit 3")
         await probe.run(lambda: supervise(place))
-        for record in place.records.all():
-            record.read_request()
-            record.read_state()  # whole, or it would raise
+        for each in place.records.all():
+            each.read_request()
+            each.read_state()  # whole, or it would raise
         outcome = await supervise(place)
         assert outcome is not None
         assert replace(outcome, account=Account()) == Exited(3)
@@ -169,15 +173,22 @@ def sweep_supervisor(parent: Path, ways: tuple[Way, ...] = tuple(Way)) -> Swept:
 
 
 @pytest.mark.long
-def test_follower_cancelled_at_any_point_lets_the_next_one_find_the_true_outcome(tmp_path: Path) -> None:
-    show(sweep_followers(tmp_path))
-
-
-@pytest.mark.long
-def test_supervisor_cancelled_at_any_point_lets_the_next_one_find_the_true_outcome(tmp_path: Path) -> None:
-    show(sweep_supervisor(tmp_path))
-
-
-@pytest.mark.long
-def test_order_cancelled_at_any_point_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
-    show(sweep_orders(tmp_path))
+def test_whatever_is_cancelled_at_any_point_leaves_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    log_path = tmp_path / "log"
+    log_path.write_text("last words\n")
+    swept = [
+        sweep_session(log_path),
+        sweep_link(),
+        sweep_listener(),
+        sweep_connection(),
+        sweep_orders(tmp_path),
+        sweep_followers(tmp_path),
+        sweep_supervisor(tmp_path),
+    ]
+    columns = ["cancelled", "points", "cancellations", "left something behind"]
+    record(
+        "ends",
+        columns,
+        [each.row() for each in swept],
+        f"Measured on {datetime.now(timezone.utc):%d %B %Y}, two cores.",
+    )

@@ -50,7 +50,7 @@ def load_node_settings(path: str | None, node: str) -> NodeSettings:
     An empty value in the node's section means the default, not the value for every node. Names are compared without
     case, addresses by value. Raises `SettingsError` for whatever cannot be used, naming file, line and key.
     """
-    document = read_document(path or DEFAULT_CONFIG_PATH, sections=True, may_be_absent=path is None)
+    document = read_document(path or DEFAULT_CONFIG_PATH, may_be_absent=path is None)
     common = Values(document.path, document.of_section(None), KNOWN_KEYS)
     own = Values(document.path, document.of_section(normal_name(node)), KNOWN_KEYS)
     _judge_common(common)

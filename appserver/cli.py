@@ -104,7 +104,8 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
 
 
 def _check(settings: ServerSettings) -> int:
-    from appserver.daemon import load_trust
+    from appserver.daemon import grants_of, load_trust, unknown_sections
+    from appserver.rules import show_policy
     from appserver.statelock import StateDirError, check_state_dir
 
     try:
@@ -123,9 +124,10 @@ def _check(settings: ServerSettings) -> int:
         f"processes      {settings.max_processes} at once",
         f"state          {settings.state_dir}",
         f"logs           {settings.log_dir}, {settings.log_max_bytes} bytes each",
-        f"may be started {', '.join(settings.allow) or 'any program'}",
+        *show_policy(settings.policy),
     ]
-    print("\n".join([*lines, "all in order"]))
+    unknown = unknown_sections(settings, grants_of(settings, trust))
+    print("\n".join([*lines, *unknown, *([] if unknown else ["all in order"])]))
     return EXIT_OK
 
 

@@ -7,7 +7,10 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import final
+
+from appserver.rules import EVERYTHING, OPEN, Grant, Policy, Rule, Verb
 
 
 @final
@@ -19,21 +22,46 @@ class CommandError(Exception):
         self.code = code
 
 
-def resolve_command(word: str, environment: Mapping[str, str], allow: Iterable[str] = ()) -> str:
-    """Find the program that `word` means and give its absolute path.
+@final
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a command means here: `path` as it was found, `real` with all links resolved, and the rule for it."""
+
+    path: str
+    real: str
+    rule: Rule | None
+
+
+def resolve_command(
+    word: str, environment: Mapping[str, str], policy: Policy = OPEN, grant: Grant = EVERYTHING
+) -> Program:
+    """Find the program that `word` means, and the rule that permits it. Blocks, as long as a file system hangs.
 
     A word with a slash is a path, relative to `/` (the working directory of applications); any other is looked for
-    along PATH. Raises CommandError where there is none, it is a directory, not executable, or not allowed by any
-    pattern of `allow` (patterns of `fnmatch` for the path with all links resolved; where there are none, everything is
-    allowed).
+    along PATH. Raises CommandError where there is none, it is a directory, not executable, or not permitted.
     """
     path = _find(word, environment)
     _check(path)
-    patterns = tuple(allow)
     real = os.path.realpath(path)
-    if patterns and not any(fnmatch.fnmatchcase(real, _resolved(pattern)) for pattern in patterns):
+    if not permits(grant, "start", real):
+        raise CommandError(
+            "rule", f"{path!r} may not be started by this manager: its section {grant.name!r} has no {real!r}"
+        )
+    rule = next((rule for rule in policy.rules if matches(real, rule.allow)), None)
+    if rule is None and policy.is_closed and not matches(real, policy.allow):
         raise CommandError("rule", f"{path!r} may not be started: no 'allow' rule of this guest matches {real!r}")
-    return path
+    return Program(path, real, rule)
+
+
+def permits(grant: Grant, verb: Verb, real: str) -> bool:
+    """Tell whether a grant permits a verb for a program, given by its path with all links resolved. Blocks, too."""
+    patterns = grant.patterns(verb)
+    return patterns is None or matches(real, patterns)
+
+
+def matches(real: str, patterns: Iterable[str]) -> bool:
+    """Tell whether any of the patterns (of `fnmatch`) matches a path with all links resolved. Blocks, too."""
+    return any(fnmatch.fnmatchcase(real, _resolved(pattern)) for pattern in patterns)
 
 
 def _resolved(pattern: str) -> str:

@@ -24,12 +24,14 @@ from appserver.notify import notify
 from appserver.platforms import open_processes
 from appserver.records import Records
 from appserver.report import Report
+from appserver.rules import Grants
 from appserver.settings import ServerSettings
 from appserver.sockets import address_of, open_listening_sockets
 from appserver.statelock import StateDirError, locked_state_dir, make_log_dir
 from appserver.supervisor import Supervisor
 from appserver.version import VERSION
 from pki.contexts import load_material, server_context
+from pki.der import fingerprint
 from pki.errors import KeysError, SettingsError
 
 _HUP = getattr(signal, "SIGHUP", None)
@@ -39,6 +41,20 @@ def load_trust(settings: ServerSettings) -> Trust:
     """Open the stores and make the TLS context. Blocks. Raises KeysError."""
     material = load_material(settings.keys)
     return Trust(server_context(material), material)
+
+
+def grants_of(settings: ServerSettings, trust: Trust) -> Grants:
+    """Find out whose the sections of certificates are."""
+    return Grants(settings.policy.grants, {fingerprint(pin.der): pin.alias for pin in trust.material.pins})
+
+
+def unknown_sections(settings: ServerSettings, grants: Grants) -> list[str]:
+    """Say which sections are nobody's: a typing error, or a certificate that is trusted no more."""
+    return [
+        f"{settings.config_path}: the section {name!r} names no certificate in {settings.keys.trust_store}: "
+        "'cmapppki list' shows their aliases and fingerprints"
+        for name in grants.unknown
+    ]
 
 
 async def run_daemon(
@@ -55,7 +71,10 @@ async def run_daemon(
         records.prepare()
         environment = application_environment(os.environ)
         processes = open_processes(records, environment, report)
-        supervisor = Supervisor(settings, records, processes, environment, report)
+        grants = grants_of(settings, trust)
+        for line in unknown_sections(settings, grants):
+            report.warning(line)
+        supervisor = Supervisor(settings, records, processes, environment, report, grants)
         listener = Listener(supervisor, report, trust, settings.max_processes)
         supervisor.recover()
         sockets = open_listening_sockets(settings.listen, settings.port)
@@ -158,6 +177,9 @@ class _Daemon:
             self._report.warning(f"{', '.join(fixed)} changed in the configuration: that needs a restart of the server")
             settings = replace(settings, listen=old.listen, port=old.port, state_dir=old.state_dir)
         self._settings = settings
-        self._supervisor.reconfigure(settings)
+        grants = grants_of(settings, trust)
+        for line in unknown_sections(settings, grants):
+            self._report.warning(line)
+        self._supervisor.reconfigure(settings, grants)
         self._listener.reload(trust, settings.max_processes)
         self._report.info("configuration and keys read again and in force")

@@ -18,8 +18,30 @@ from appserver.recordformat import Survivors
 class Watcher(Hashable, Protocol):
     """A manager's session, as far as services care."""
 
+    @property
+    def audit_name(self) -> str:
+        """Say who asks, for the log: program, host, address and the certificate's fingerprint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Give the fingerprint of the certificate that it proved to own."""
+
     def tell(self, what: Tell, /) -> None:
         """Take what has happened; neither awaits nor raises."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """On whose behalf a manager asks, and what that one may do.
+
+    `fingerprint` is that of the certificate; `max_processes` bounds what all managers with it have running, None for
+    no such bound; `sets_terms` says that its terms count for a run that it only attaches to.
+    """
+
+    fingerprint: str = ""
+    max_processes: int | None = None
+    sets_terms: bool = True
 
 
 class Phase(enum.Enum):
@@ -47,7 +69,8 @@ class Run:
 
     `stop_askers` are those who have yet to hear that their stop is accepted; `stop_ordered` says that there was one,
     also where they have left. `gone` says that nobody of its tree is watched any more, `clearing` that the run has
-    ended but what is left of its tree is still being stopped.
+    ended but what is left of its tree is still being stopped. `owner` is the certificate on whose behalf it was
+    started, `program` what rules are matched on, None until it has been found; `user` the one that a rule names.
     """
 
     run_id: str
@@ -65,28 +88,35 @@ class Run:
     stop_askers: dict[Watcher, None] = field(default_factory=dict)
     stop_ordered: bool = False
     gone: bool = False
-    waiting: list[tuple[Watcher, str, Terms]] = field(default_factory=list)
+    waiting: list[tuple[Watcher, str, Terms, Asker]] = field(default_factory=list)
     starter: Watcher | None = None
+    owner: str = ""
+    asked_by: str = ""
+    program: str | None = None
+    user: str | None = None
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start the run."""
+    """Start the run, on behalf of the owner of a certificate; `asked_by` is for the log."""
 
     run_id: str
     service: Service
     terms: Terms
+    owner: str = ""
+    asked_by: str = field(default="", compare=False)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class OrderStop:
-    """Have the run stopped, and say `stop_accepted` once that is certain."""
+    """Have the run stopped, and say `stop_accepted` once that is certain; `asked_by` is for the log."""
 
     run_id: str
     by: str
     timeout_seconds: float
+    asked_by: str = field(default="", compare=False)
 
 
 @final
@@ -165,14 +195,17 @@ class TellEnded:
 @final
 @dataclass(frozen=True, slots=True)
 class TellRefused:
-    """Tell a watcher that its run will not be started; `code` is one of the wire protocol. `run_id` is the run's, or
+    """Tell a watcher that what it asked will not be done; `code` is one of the wire protocol. `run_id` is the run's, or
     the one that was asked for where none was made.
+
+    `of_stop` says that it asked for a stop: the run that it watches goes on.
     """
 
     watcher: Watcher
     code: str
     text: str
     run_id: str
+    of_stop: bool = False
 
 
 Tell: TypeAlias = TellRunning | TellStopping | TellEnded | TellRefused

@@ -25,8 +25,13 @@ def outcome_from_returncode(code: int) -> Outcome:
 async def open_process(request: Request, environment: Mapping[str, str]) -> trio.Process:
     """Start what is requested: a session of its own, output to its log, `/` as working directory, umask 022.
 
-    Raises OSError, or ValueError for a vector that this system cannot pass on. A start under way is not cancelled.
+    What its rule sets comes on top. Raises OSError, or ValueError for what this system cannot pass on. A start under
+    way is not cancelled.
     """
+    attributes = request.attributes
+    if attributes.limits:
+        raise ValueError("its rule sets limits, and on this system nobody can set them between fork and exec")
+    environment = {**environment, **dict(attributes.environment)}
     log_fd = _open_log(request.log_path)
     try:
         if sys.platform == "win32":
@@ -36,20 +41,24 @@ async def open_process(request: Request, environment: Mapping[str, str]) -> trio
                 stdin=subprocess.DEVNULL,
                 stdout=log_fd,
                 stderr=log_fd,
-                cwd=os.environ.get("SYSTEMDRIVE", "C:") + "\\",
+                cwd=attributes.directory or os.environ.get("SYSTEMDRIVE", "C:") + "\\",
                 env=environment,
                 creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW,
             )
+        account = attributes.account
         return await trio.lowlevel.open_process(
             request.argv,
             executable=request.executable,
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,
-            cwd="/",
+            cwd=attributes.directory or "/",
             env=environment,
             umask=0o022,
             start_new_session=True,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=account.groups if account else None,
         )
     finally:
         os.close(log_fd)

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
+from appserver.attributes import PLAIN, Attributes, attributes_from_json, attributes_to_json
 from appserver.identity import Service, ServiceError
 from appserver.outcome import Lost, Outcome, OutcomeError, from_json, to_json
 
@@ -63,7 +64,10 @@ class Request:
     """What is to be run; made by the server before anything is started.
 
     `argv` and `executable` are what was resolved in this guest; `log_path` is where the output goes, `log_max_bytes`
-    its bound. `serial` tells the order in which a server's runs were made, whatever becomes of the clock.
+    its bound. `serial` tells the order in which a server's runs were made, whatever becomes of the clock. `program` is
+    the executable with all links resolved, which rules are matched on. `owner` is the fingerprint of the certificate on
+    whose behalf it was asked for, `asked_by` says who that was for the log; `user` is the user that a rule names, None
+    for the server's own.
     """
 
     run_id: str
@@ -75,6 +79,11 @@ class Request:
     boot: str
     requested_at: float
     serial: int = 0
+    program: str | None = None
+    owner: str = ""
+    asked_by: str = ""
+    user: str | None = None
+    attributes: Attributes = PLAIN
 
 
 @final
@@ -198,6 +207,11 @@ def request_to_json(request: Request) -> dict[str, object]:
         "boot": request.boot,
         "requested_at": request.requested_at,
         "serial": request.serial,
+        "program": request.program,
+        "owner": request.owner,
+        "asked_by": request.asked_by,
+        "user": request.user,
+        "attributes": attributes_to_json(request.attributes),
     }
 
 
@@ -220,21 +234,38 @@ def request_from_json(value: dict[str, object]) -> Request:
                 service = Service(form, tuple(map(str, words)), instance)
             except ServiceError as error:
                 raise DamagedRecordError(f"the request of run {run_id} names no service: {error}") from error
-            vector = tuple(map(str, argv))
             serial = value.get("serial")
             return Request(
                 run_id=run_id,
                 service=service,
                 executable=executable,
-                argv=vector,
+                argv=tuple(map(str, argv)),
                 log_path=log_path,
                 log_max_bytes=log_max_bytes,
                 boot=boot,
                 requested_at=requested_at,
                 serial=serial if isinstance(serial, int) else 0,
+                program=_text_or_none(value.get("program")),
+                owner=str(value.get("owner") or ""),
+                asked_by=str(value.get("asked_by") or ""),
+                user=_text_or_none(value.get("user")),
+                attributes=_attributes(value),
             )
         case _:
             raise DamagedRecordError("the request lacks a field")
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _attributes(value: dict[str, object]) -> Attributes:
+    if "attributes" not in value:
+        return PLAIN  # made by a release that had none
+    try:
+        return attributes_from_json(value["attributes"])
+    except ValueError as error:
+        raise DamagedRecordError(str(error)) from error
 
 
 def state_to_json(state: State) -> dict[str, object]:

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import final
 
 from appserver.effects import (
+    Asker,
     Effect,
     Forget,
     ForgetAlias,
@@ -45,6 +46,8 @@ MAX_KEPT_OUTCOMES = 1000
 MAX_ALIASES_OF_A_RUN = 100
 """Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
 only to a manager whose reply was lost, and that asks again within its timeout."""
+
+NOBODY_IN_PARTICULAR = Asker()
 
 
 @final
@@ -82,7 +85,17 @@ class Services:
             self._current[run.service] = run
         return self._drop_old()
 
-    def ask_run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> list[Effect]:
+    def would_join(self, run_id: str, service: Service) -> Run | None:
+        """Find the run that `ask_run` would have a manager attach to, or show the end of."""
+        known = self.find(run_id)
+        if known is not None:
+            return known
+        current = self._current.get(service)
+        return current if current is not None and _is_attachable(current) else None
+
+    def ask_run(
+        self, watcher: Watcher, run_id: str, service: Service, terms: Terms, asker: Asker = NOBODY_IN_PARTICULAR
+    ) -> list[Effect]:
         """A manager wants `service` to run, as run `run_id` unless it runs already."""
         known = self.find(run_id)
         if known is not None:
@@ -91,16 +104,18 @@ class Services:
                 return [TellRefused(watcher, "bad-service", text, run_id)]
             if known.run_id == run_id:
                 known.starter = watcher  # the reply to whoever asked first was lost, and with it what it told
-            return self._join(known, watcher, terms)
+            return self._join(known, watcher, terms, asker)
         current = self._current.get(service)
         if current is not None:
-            if current.phase in {Phase.STARTING, Phase.RUNNING} and not current.stop_ordered:
-                return [*self._add_alias(run_id, current), *self._join(current, watcher, terms)]
-            current.waiting.append((watcher, run_id, terms))
+            if _is_attachable(current):
+                return [*self._add_alias(run_id, current), *self._join(current, watcher, terms, asker)]
+            current.waiting.append((watcher, run_id, terms, asker))
             return []
-        return self._begin(watcher, run_id, service, terms)
+        return self._begin(watcher, run_id, service, terms, asker)
 
-    def ask_watch(self, watcher: Watcher, run_id: str, terms: Terms) -> list[Effect]:
+    def ask_watch(
+        self, watcher: Watcher, run_id: str, terms: Terms, asker: Asker = NOBODY_IN_PARTICULAR
+    ) -> list[Effect]:
         """A manager comes back for a run that it knows to exist. Nothing is started."""
         run = self.find(run_id)
         if run is None:
@@ -109,7 +124,11 @@ class Services:
                     watcher, run_id, Lost("this guest knows nothing of the run: it was rebooted, or lost its state")
                 )
             ]
-        return self._join(run, watcher, terms)
+        return self._join(run, watcher, terms, asker)
+
+    def would_stop(self, run_id: str) -> Run | None:
+        """Find the run that `ask_stop` would stop."""
+        return self.find(run_id) or self._waited_for(run_id)
 
     def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
         """A manager wants a run stopped; one that still waits for a stop takes part in that one."""
@@ -121,13 +140,13 @@ class Services:
                 return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
             effects = self._take_part(run_id, run)
         if run.phase is Phase.ENDED:
-            return self._join(run, watcher, None)
+            return self._join(run, watcher, None, NOBODY_IN_PARTICULAR)
         run.watchers[watcher] = None
         run.stop_askers[watcher] = None
         run.stop_ordered = True
         if run.phase is Phase.RUNNING:
             run.phase = Phase.STOPPING
-        return [*effects, OrderStop(run.run_id, by, timeout_seconds)]
+        return [*effects, OrderStop(run.run_id, by, timeout_seconds, watcher.audit_name)]
 
     def acknowledge(self, run_id: str) -> list[Effect]:
         """A manager has the outcome of a run."""
@@ -145,6 +164,15 @@ class Services:
             run.stop_askers.pop(watcher, None)
             run.waiting = [entry for entry in run.waiting if entry[0] != watcher]
         return self._drop_old()
+
+    def evict(self, run_id: str, watcher: Watcher, text: str) -> list[Effect]:
+        """A manager joined a start before it was known what would run, and may not attach to that."""
+        run = self._runs.get(run_id)
+        if run is None or watcher not in run.watchers:
+            return []
+        del run.watchers[watcher]
+        run.stop_askers.pop(watcher, None)
+        return [TellRefused(watcher, "rule", text, run_id)]
 
     def started(
         self, run_id: str, pid: int, start_ticks: int | None, started_at: float | None, started_monotonic: float | None
@@ -197,35 +225,37 @@ class Services:
         begun = [] if run.clearing else self._begin_waiting(run)
         return [*told, *begun, *self._drop_old()]
 
-    def _begin(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> list[Effect]:
-        running = len(self.active())
-        if running >= self.max_processes:
-            text = (
-                f"{running} processes run already and no more than {self.max_processes} may: "
-                f"{service.describe()} was not started"
-            )
-            return [TellRefused(watcher, "limit", text, run_id)]
-        run = Run(run_id, service, starter=watcher)
+    def _begin(self, watcher: Watcher, run_id: str, service: Service, terms: Terms, asker: Asker) -> list[Effect]:
+        active = self.active()
+        own = sum(run.owner == asker.fingerprint for run in active)
+        full = None
+        if len(active) >= self.max_processes:
+            full = f"{len(active)} processes run already and no more than {self.max_processes} may"
+        elif asker.max_processes is not None and own >= asker.max_processes:
+            full = f"this manager's certificate has {own} processes running already, and may have {asker.max_processes}"
+        if full is not None:
+            return [TellRefused(watcher, "limit", f"{full}: {service.describe()} was not started", run_id)]
+        run = Run(run_id, service, owner=asker.fingerprint, asked_by=watcher.audit_name, starter=watcher)
         run.watchers[watcher] = None
         self._runs[run_id] = run
         self._current[service] = run
-        return [Launch(run_id, service, terms)]
+        return [Launch(run_id, service, terms, run.owner, run.asked_by)]
 
     def _begin_waiting(self, ended: Run) -> list[Effect]:
         if self._current.get(ended.service) is ended:
             del self._current[ended.service]
         waiting, ended.waiting = ended.waiting, []
         effects: list[Effect] = []
-        for watcher, run_id, terms in waiting:
-            effects += self.ask_run(watcher, run_id, ended.service, terms)
+        for watcher, run_id, terms, asker in waiting:
+            effects += self.ask_run(watcher, run_id, ended.service, terms, asker)
         return effects
 
-    def _join(self, run: Run, watcher: Watcher, terms: Terms | None) -> list[Effect]:
+    def _join(self, run: Run, watcher: Watcher, terms: Terms | None, asker: Asker) -> list[Effect]:
         if run.phase is Phase.ENDED and run.outcome is not None:
             return [TellEnded(watcher, run.run_id, run.outcome, run.log_path)]
         run.watchers[watcher] = None
         effects: list[Effect] = [] if run.phase is Phase.STARTING else [self._running(run, watcher)]
-        if terms is not None and run.phase is not Phase.STOPPING:
+        if terms is not None and asker.sets_terms and run.phase is not Phase.STOPPING:
             effects.append(SetTerms(run.run_id, terms))
         return effects
 
@@ -282,3 +312,8 @@ class Services:
         for alias in [alias for alias, target in self._aliases.items() if target == run.run_id]:
             del self._aliases[alias]
         return [Forget(run.run_id)]
+
+
+def _is_attachable(run: Run) -> bool:
+    """Tell whether whoever asks for the service of a run joins it; else it waits until the run is cleared away."""
+    return run.phase in {Phase.STARTING, Phase.RUNNING} and not run.stop_ordered

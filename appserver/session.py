@@ -115,6 +115,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._silence_seconds = HELLO_SECONDS
         self._name = f"a manager at {peer.address}"
+        self._introduced = False
         self._run_id: str | None = None
         self._run_request: _Request | None = None
         self._stop_request: _Request | None = None
@@ -126,6 +127,17 @@ class Session:
 
     def __str__(self) -> str:
         return f"{self._name} at {self.peer.address}" if self._run_id else self._name
+
+    @property
+    def audit_name(self) -> str:
+        """Say who asks, for the log."""
+        name = f"{self._name} at {self.peer.address}" if self._introduced else self._name
+        return f"{name}, certificate {self.peer.fingerprint}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Give the fingerprint of the certificate that the manager proved to own."""
+        return self.peer.fingerprint
 
     async def serve(self) -> None:
         """Talk until either side ends it. Closes the stream; cancelled, it lets go of the manager at once."""
@@ -170,6 +182,10 @@ class Session:
                     self._stop_request = None
             case TellEnded(_, run_id, outcome, log_path):
                 self._tell_ended(self._take_request(run_id), run_id, outcome, log_path)
+            case TellRefused(_, code, text, of_stop=True):
+                seq = self._stop_request.seq if self._stop_request is not None else None
+                self._stop_request = None
+                self._say(Refused(seq, code, text[:MAX_TEXT_CHARACTERS]))
             case TellRefused(_, code, text, run_id):
                 self._tell_refused(code, text, run_id)
 
@@ -271,7 +287,7 @@ class Session:
                 await trio.sleep(self._pace.delay_seconds(trio.current_time(), places))
                 if isinstance(event, Unknown):
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
-                elif not self._heed(event):
+                elif not await self._heed(event):
                     return
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
@@ -288,12 +304,13 @@ class Session:
                 self._connection.receive_data(await self._stream.receive_some(MAX_RECEIVE_BYTES))
             return event
 
-    def _heed(self, message: Event) -> bool:
+    async def _heed(self, message: Event) -> bool:
         """Do what one message asks; False where the conversation is over."""
         match message:
             case Hello():
                 program = message.software.partition(" ")[0] or "a manager"
                 self._name = printable(f"{program}[{message.pid}] on {message.host}")[:MAX_PEER_NAME_CHARACTERS]
+                self._introduced = True
                 self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
                 if message.version not in VERSIONS:
                     self._say(
@@ -303,16 +320,16 @@ class Session:
             case RunMessage():
                 self._begin(message.seq, message.run, message.tail_lines)
                 terms = Terms(message.survivors, message.stop_timeout_seconds)
-                self._supervisor.run(self, message.run, message.service, terms)
+                await self._supervisor.run(self, message.run, message.service, terms)
             case Watch():
                 self._begin(message.seq, message.run, message.tail_lines)
                 terms = Terms(message.survivors, message.stop_timeout_seconds)
-                self._supervisor.watch(self, message.run, terms)
+                await self._supervisor.watch(self, message.run, terms)
             case Poll(seq):
                 self._answer_poll(seq)
             case Stop(seq, run_id, timeout_seconds):
                 self._stop_request = _Request(seq, run_id)
-                self._supervisor.stop(self, run_id, self._name, timeout_seconds)
+                await self._supervisor.stop(self, run_id, self._name, timeout_seconds)
                 run = self._supervisor.find(run_id)
                 self._stopped = run.run_id if run is not None else None
             case Ack(run_id):

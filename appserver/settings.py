@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import final
 
+from appserver.rules import Policy
+from appserver.rulesfile import read_policy
 from pki.errors import SettingsError
 from pki.material import EXPIRED_PINS, Keys, expired_pins
 from pki.settings import Values, read_document
@@ -64,8 +66,7 @@ class ServerSettings:
     """All that the server is configured with; every path is absolute.
 
     `listen` holds addresses or host names without brackets; empty means all addresses of both families. `port` 0
-    takes a free one. `allow` holds patterns for the absolute path of the program; empty allows every program.
-    `config_path` is `None` where the default file does not exist.
+    takes a free one. `policy` says who may start what. `config_path` is `None` where the default file does not exist.
     """
 
     keys: Keys
@@ -75,7 +76,7 @@ class ServerSettings:
     state_dir: str
     log_dir: str
     log_max_bytes: int
-    allow: tuple[str, ...]
+    policy: Policy
     config_path: str | None
 
 
@@ -98,7 +99,7 @@ def load_server_settings(path: str | None, overrides: ServerOverrides = NO_OVERR
     Several addresses in `listen` are separated by commas or blanks. A relative path of the command line is relative
     to the working directory. Raises `SettingsError` for whatever cannot be used, naming file, line and key.
     """
-    document = read_document(path or default_config_path(), sections=False, may_be_absent=path is None)
+    document = read_document(path or default_config_path(), may_be_absent=path is None)
     values = Values(document.path, document.of_section(None), KNOWN_KEYS, repeatable=("allow",))
     home = default_directory()
     found = path is not None or bool(document.entries) or os.path.exists(document.path)
@@ -117,7 +118,7 @@ def load_server_settings(path: str | None, overrides: ServerOverrides = NO_OVERR
         state_dir=_directory(values.path("stateDir", _state_dir()), overrides.state_dir),
         log_dir=_directory(values.path("logDir", _log_dir()), overrides.log_dir),
         log_max_bytes=values.size("logMaxBytes", DEFAULT_LOG_MAX_BYTES, MIN_LOG_MAX_BYTES, MAX_LOG_MAX_BYTES),
-        allow=_allow(values),
+        policy=read_policy(document, values, MAX_PROCESSES_LIMIT),
         config_path=document.path if found else None,
     )
 
@@ -175,12 +176,3 @@ def _is_address(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _allow(values: Values) -> tuple[str, ...]:
-    entries = values.all_entries("allow")
-    for entry in entries:
-        # A pattern that no absolute path can match would silently forbid everything.
-        if not entry.value.startswith(("/", "*", "?", "[")) and not re.match(r"[A-Za-z]:[\\/]", entry.value):
-            raise values.complaint(entry, f"{entry.value!r:.60} is not a pattern for an absolute path")
-    return tuple(entry.value for entry in entries)

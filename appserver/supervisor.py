@@ -17,8 +17,9 @@ from typing import final
 import trio
 
 from appserver import runlog
-from appserver.commands import CommandError, resolve_command
+from appserver.commands import CommandError, permits, resolve_command
 from appserver.effects import (
+    Asker,
     Effect,
     Forget,
     ForgetAlias,
@@ -40,6 +41,8 @@ from appserver.recordformat import DamagedRecordError, RecordError, Request, Sta
 from appserver.records import Records
 from appserver.recovery import Found, find_again, this_boot
 from appserver.report import Report
+from appserver.rules import NO_GRANTS, Grants, Verb
+from appserver.runas import attributes_for, effective_user, own_user
 from appserver.services import Services
 from appserver.settings import ServerSettings
 
@@ -61,12 +64,15 @@ class Supervisor:
         processes: Processes,
         environment: Mapping[str, str],
         report: Report,
+        grants: Grants = NO_GRANTS,
     ) -> None:
         self._settings = settings
         self._records = records
         self._processes = processes
         self._environment = dict(environment)
         self._report = report
+        self._grants = grants
+        self._own_user = own_user()
         self._table = Services(settings.max_processes)
         self._following: trio.Nursery | None = None
         self._found_again: list[str] = []
@@ -85,22 +91,75 @@ class Supervisor:
                 task_status.started()
                 await trio.sleep_forever()
 
-    def reconfigure(self, settings: ServerSettings) -> None:
-        """Heed new settings from the next start on; what runs goes on, also over a lowered limit."""
+    def reconfigure(self, settings: ServerSettings, grants: Grants = NO_GRANTS) -> None:
+        """Heed new settings from the next request on; what runs goes on, also over a lowered limit."""
         self._settings = settings
+        self._grants = grants
         self._table.max_processes = settings.max_processes
 
-    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
-        """A manager wants a service to run, or to attach to it."""
-        self._apply(self._table.ask_run(watcher, run_id, service, terms))
+    async def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        """A manager wants a service to run, or to attach to it.
 
-    def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
-        """A manager comes back for a run."""
-        self._apply(self._table.ask_watch(watcher, run_id, terms))
+        Cancelled, nothing has been asked.
+        """
+        judged: Run | None = None
+        sets_terms = True
+        while (run := self._table.would_join(run_id, service)) is not None and run is not judged:
+            if await self._is_refused(watcher, "attach", run, run_id):
+                return
+            sets_terms = await self._objection(watcher, "stop", run) is None
+            judged = run
+        limit = self._grants.of(watcher.fingerprint).max_processes
+        asker = Asker(watcher.fingerprint, limit, sets_terms)
+        if run is not None and run.phase is not Phase.ENDED and watcher not in run.watchers:
+            self._report.info(f"attached to {self._name(run.run_id)}, asked by {watcher.audit_name}")
+        self._apply(self._table.ask_run(watcher, run_id, service, terms, asker))
 
-    def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
-        """A manager wants a run stopped."""
+    async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
+        """A manager comes back for a run. Cancelled, nothing has been asked."""
+        run = self._table.find(run_id)
+        asker = Asker(watcher.fingerprint)
+        if run is not None:
+            if await self._is_refused(watcher, "attach", run, run_id):
+                return
+            sets_terms = await self._objection(watcher, "stop", run) is None
+            asker = Asker(watcher.fingerprint, sets_terms=sets_terms)
+        self._apply(self._table.ask_watch(watcher, run_id, terms, asker))
+
+    async def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
+        """A manager wants a run stopped. Cancelled, nothing has been asked."""
+        judged: Run | None = None
+        while (run := self._table.would_stop(run_id)) is not None and run is not judged:
+            if await self._is_refused(watcher, "stop", run, run_id):
+                return
+            judged = run
         self._apply(self._table.ask_stop(watcher, run_id, by, timeout_seconds))
+
+    async def _is_refused(self, watcher: Watcher, verb: Verb, run: Run, asked_for: str) -> bool:
+        text = await self._objection(watcher, verb, run)
+        if text is not None:
+            self._apply([TellRefused(watcher, "rule", text, asked_for, of_stop=verb == "stop")])
+        return text is not None
+
+    async def _objection(self, watcher: Watcher, verb: Verb, run: Run) -> str | None:
+        """Say what the manager's section has against a verb for a run; None for nothing."""
+        grant = self._grants.of(watcher.fingerprint)
+        is_own = run.owner == watcher.fingerprint
+        if not grant.is_narrow or (is_own and verb == "attach"):
+            return None
+        if run.program is None:  # it is being looked for: whoever joins now is judged when it has been found
+            return None if verb == "attach" or is_own else "what it runs is still being looked for: try again"
+        what = {"attach": "attach to", "stop": "stop"}[verb]
+        user = run.user or self._own_user
+        if grant.user is not None and user != grant.user:
+            return f"this manager's section {grant.name!r} may {what} what runs as {grant.user!r} only, not as {user!r}"
+        if grant.patterns(verb) is None:
+            return None
+        # In a thread, since a pattern may begin with a link on a file system that hangs; that one manager waits then.
+        permitted = await trio.to_thread.run_sync(
+            permits, grant, verb, run.program, abandon_on_cancel=True, limiter=self._looking_up
+        )
+        return None if permitted else f"this manager's section {grant.name!r} does not permit to {what} {run.program!r}"
 
     def acknowledge(self, run_id: str) -> None:
         """A manager has the outcome of a run."""
@@ -127,8 +186,8 @@ class Supervisor:
             match effect:
                 case Launch():
                     self._launch(effect)
-                case OrderStop(run_id, by, timeout_seconds):
-                    self._report.info(f"stopping {self._name(run_id)}, as {by} asks")
+                case OrderStop(run_id, by, timeout_seconds, asked_by):
+                    self._report.info(f"stopping {self._name(run_id)}, asked by {asked_by}")
                     self._processes.order_stop(run_id, by, timeout_seconds)
                 case SetTerms(run_id, terms):
                     self._processes.set_terms(run_id, terms)
@@ -145,7 +204,7 @@ class Supervisor:
                 case NoteAlias():
                     pass  # the start that it would lead to has failed at once
                 case TellRefused(watcher, code, text):
-                    self._report.warning(f"refused ({code}): {text}")
+                    self._report.warning(f"refused ({code}): {text}; asked by {watcher.audit_name}")
                     watcher.tell(effect)
                 case _:
                     effect.watcher.tell(effect)
@@ -175,11 +234,19 @@ class Supervisor:
         else:
             run = self._table.find(run_id)
             assert run is not None
-            run.log_path = request.log_path
+            run.log_path, run.program, run.user = request.log_path, request.program, request.user
+            await self._show_out(run)
             if run.stop_ordered:
                 self._drop_unstarted(run_id)
             else:
                 await self._follow(run_id)
+
+    async def _show_out(self, run: Run) -> None:
+        """Refuse those who joined the start before it was known what would run, and may not attach to that."""
+        for watcher in list(run.watchers):
+            text = await self._objection(watcher, "attach", run)
+            if text is not None:
+                self._apply(self._table.evict(run.run_id, watcher, text))
 
     def _drop_unstarted(self, run_id: str) -> None:
         # The program took so long to be found that a stop came first; the guest may have been failed over since.
@@ -196,7 +263,7 @@ class Supervisor:
         self._check_strays(launch.service)
         # In a thread: the program may lie on a network file system that hangs, and that must hold up this start only.
         request = await trio.to_thread.run_sync(
-            self._make_request, launch.run_id, launch.service, abandon_on_cancel=True, limiter=self._looking_up
+            self._make_request, launch, abandon_on_cancel=True, limiter=self._looking_up
         )
         self._serial += 1
         request = replace(request, serial=self._serial)
@@ -217,18 +284,26 @@ class Supervisor:
         runlog.prune(request.log_path, self._table.logs_in_use())
         return request
 
-    def _make_request(self, run_id: str, service: Service) -> Request:
-        argv = service.argv()
-        executable = resolve_command(argv[0], self._environment, self._settings.allow)
+    def _make_request(self, launch: Launch) -> Request:
+        argv = launch.service.argv()
+        policy, grant = self._settings.policy, self._grants.of(launch.owner)
+        program = resolve_command(argv[0], self._environment, policy, grant)
+        attributes = attributes_for(program.rule, grant)
         return Request(
-            run_id=run_id,
-            service=service,
-            executable=executable,
+            run_id=launch.run_id,
+            service=launch.service,
+            # Where rules decide, what was judged is what is executed: a link may be changed in between.
+            executable=program.real if policy.is_closed or grant.start is not None else program.path,
             argv=argv,
-            log_path=runlog.log_path(self._settings.log_dir, service, executable, run_id),
+            log_path=runlog.log_path(self._settings.log_dir, launch.service, program.path, launch.run_id),
             log_max_bytes=self._settings.log_max_bytes,
             boot=this_boot(),
             requested_at=time.time(),
+            program=program.real,
+            owner=launch.owner,
+            asked_by=launch.asked_by,
+            user=effective_user(program.rule, grant),
+            attributes=attributes,
         )
 
     @staticmethod
@@ -270,7 +345,8 @@ class Supervisor:
             return
         if state.phase != "starting" and run.pid is None and state.pid is not None:
             self._report.info(
-                f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}"
+                f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}, "
+                f"as {run.user or self._own_user}, asked by {run.asked_by}"
             )
             times = (state.started_at, state.started_monotonic)
             self._apply(self._table.started(run_id, state.pid, state.start_ticks, *times))

@@ -112,7 +112,12 @@ class Waiter:
         try:
             log_fd = runlog.open_log(request.log_path)
             try:
-                spawn(request.executable, request.argv, environment, log_fd, self._record_pid)
+                if request.attributes.account is not None:
+                    # Its owner may open /dev/stderr anew, as scripts do.
+                    os.fchown(log_fd, request.attributes.account.uid, request.attributes.account.gid)
+                added = {os.fsencode(name): os.fsencode(text) for name, text in request.attributes.environment}
+                everything = {**environment, **added}
+                spawn(request.executable, request.argv, everything, log_fd, self._record_pid, request.attributes)
             finally:
                 os.close(log_fd)
         except (SpawnError, OSError, RecordError) as error:

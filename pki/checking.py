@@ -99,9 +99,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 def program_of(document: Document) -> Program:
     """Tell whose configuration a file is: by its sections and keys, or else by its name. Raises `SettingsError`."""
-    keys = {entry.key for entry in document.entries}
-    manager = bool(document.sections()) or bool(keys & (MANAGER.config_keys - SERVER.config_keys))
-    server = bool(keys & (SERVER.config_keys - MANAGER.config_keys))
+    everywhere = {entry.key for entry in document.entries}
+    in_sections = {entry.key for entry in document.entries if entry.section is not None}
+    server = bool(everywhere & (SERVER.config_keys | SERVER.section_keys) - MANAGER.config_keys)
+    manager = bool(everywhere & MANAGER.config_keys - SERVER.config_keys or in_sections & MANAGER.section_keys)
     if manager and server:
         raise SettingsError(f"{document.path} has keys of cmappserver as well as nodes, which only cmappmgr's file has")
     if manager or server:
@@ -119,7 +120,7 @@ def program_of(document: Document) -> Program:
 
 def _programs(paths: Sequence[str] | None) -> list[tuple[str, Program]]:
     if paths:
-        return [(path, program_of(read_document(path, sections=True))) for path in paths]
+        return [(path, program_of(read_document(path))) for path in paths]
     # Without a configuration a program runs on the defaults, so its default key store tells that it is used here.
     found = [
         (program.config_path, program)
@@ -135,9 +136,10 @@ def _programs(paths: Sequence[str] | None) -> list[tuple[str, Program]]:
 
 def _check_file(path: str, program: Program, moments: Sequence[datetime]) -> tuple[list[Finding], list[Side]]:
     try:
-        document = read_document(path, sections=program is MANAGER, may_be_absent=path == program.config_path)
+        document = read_document(path, may_be_absent=path == program.config_path)
         common = _values(document, None, program)
-        sections: tuple[str | None, ...] = document.sections() or (None,)
+        # The sections of the server's file are about who may do what, and name no keys.
+        sections: tuple[str | None, ...] = (document.sections() if program is MANAGER else ()) or (None,)
     except SettingsError as error:
         return [Finding(Level.UNUSABLE, path, str(error))], []
     whose = f"configuration of {program.name}"

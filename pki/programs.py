@@ -32,7 +32,8 @@ _STORE_KEYS = ("keyStore", "keyStorePassword", "trustStore", "trustStorePassword
 class Program:
     """One of the two programs, as far as keys go.
 
-    `key_store` and `trust_store` are what it uses where its configuration names none; `private_name` and
+    `config_keys` stand outside sections of its file, `section_keys` in them. `key_store` and
+    `trust_store` are what it uses where its configuration names none; `private_name` and
     `public_name` are the files that the tool makes for its side, in `directory`.
     """
 
@@ -42,6 +43,7 @@ class Program:
     peer_purpose: Purpose
     config_path: str
     config_keys: frozenset[str]
+    section_keys: frozenset[str]
     directory: str
     key_store: str
     key_password: str
@@ -59,6 +61,7 @@ MANAGER = Program(
     peer_purpose=Purpose.SERVER,
     config_path="/etc/cmappmgr.conf",
     config_keys=frozenset({*_STORE_KEYS, "address"}),
+    section_keys=frozenset({*_STORE_KEYS, "address"}),
     directory=HOST_DIRECTORY,
     key_store="/etc/client.private",
     key_password=CLIENT_KEY_PASSWORD,
@@ -83,6 +86,18 @@ SERVER = Program(
         "logDir",
         "logMaxBytes",
         "allow",
+    }),
+    section_keys=frozenset({
+        "allow",
+        "attach",
+        "directory",
+        "environment",
+        "group",
+        "limit",
+        "maxProcesses",
+        "start",
+        "stop",
+        "user",
     }),
     directory=GUEST_DIRECTORY,
     key_store=os.path.join(GUEST_DIRECTORY, "server.private"),

@@ -3,9 +3,9 @@ r"""The `key=value` files of both programs (contract, section 3): reading, split
 A line is one of four things, decided without knowing any key:
 
 - nothing but blanks, or `#` first: ignored;
-- `NAME:` opens the section of a node, until the next header;
-- `NAME:key=value` sets one key of a node and leaves the open section as it is;
-- `key=value` belongs to the open section, or to every node before the first header.
+- `NAME:` opens a section, until the next header; in the manager's file NAME is a node;
+- `NAME:key=value` sets one key of a section and leaves the open one as it is;
+- `key=value` belongs to the open section, or to the whole file before the first header.
 
 Only a colon *before* the first equals sign makes a node line, so `trustStore=C:\keys` is a plain value. A name with
 colons of its own (IPv6) stands in brackets. What the keys are for is the business of the programs: they ask `Values`
@@ -45,10 +45,15 @@ class Entry:
 @final
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole file, split but not yet understood. `path` is absolute."""
+    """A whole file, split but not yet understood.
+
+    `path` is absolute; `opened` holds the normal names of all sections, empty ones too, in the order in which they
+    appear first, each with the number of that line.
+    """
 
     path: str
     entries: tuple[Entry, ...]
+    opened: tuple[tuple[str, int], ...] = ()
 
     def of_section(self, section: str | None) -> tuple[Entry, ...]:
         """Give the entries of one node by its normal name, or with `None` those of every node."""
@@ -68,7 +73,7 @@ def normal_name(name: str) -> str:
         return bare.casefold()
 
 
-def read_document(path: str, *, sections: bool, may_be_absent: bool = False) -> Document:
+def read_document(path: str, *, may_be_absent: bool = False) -> Document:
     """Read and split a file; with `may_be_absent`, a file that does not exist is an empty one.
 
     Raises `SettingsError` where it cannot be read, is not UTF-8 (a byte order mark is fine) or does not split.
@@ -84,7 +89,7 @@ def read_document(path: str, *, sections: bool, may_be_absent: bool = False) -> 
         raise SettingsError(
             f"cannot read the configuration file {path!r}: {error.strerror} (errno:{error.errno})"
         ) from error
-    return parse_document(_decode(data, absolute), absolute, sections=sections)
+    return parse_document(_decode(data, absolute), absolute)
 
 
 def _read_bytes(path: str) -> bytes:
@@ -124,12 +129,13 @@ def _require_utf8(line: bytes, where: str) -> None:
         raise SettingsError(f"{where}: {key!r:.60} has bytes that are not UTF-8: save the file as UTF-8") from error
 
 
-def parse_document(text: str, path: str, *, sections: bool) -> Document:
-    """Split the text of a file; without `sections`, node names are refused. Pure.
+def parse_document(text: str, path: str) -> Document:
+    """Split the text of a file. Pure.
 
     Raises `SettingsError` for a line that is none of the four kinds and for a second header of one node.
     """
     entries: list[Entry] = []
+    headers: dict[str, int] = {}
     opened: dict[str, int] = {}
     section: str | None = None
     for number, raw in enumerate(text.split("\n"), start=1):
@@ -142,19 +148,19 @@ def parse_document(text: str, path: str, *, sections: bool) -> Document:
             raise SettingsError(f"{where}: the line holds a NUL byte")
         if ":" not in left:
             if not equals or not left:
-                raise SettingsError(f"{where}: {_shown(line)} is not key=value" + (" nor NAME:" if sections else ""))
+                raise SettingsError(f"{where}: {_shown(line)} is not key=value nor NAME:")
             entries.append(Entry(section, left, value, number))
             continue
-        if not sections:
-            raise SettingsError(f"{where}: {_shown(left)} is a node's line, which only the manager's file has")
         name, key = _split_node(left, where)
         if equals:
             if not key:
                 raise SettingsError(f"{where}: there is no key between {name + ':'!r} and the equals sign")
             entries.append(Entry(normal_name(name), key, value, number))
+            opened.setdefault(normal_name(name), number)
             continue
-        section = _open_section(name, key, where, opened, number)
-    return Document(path, tuple(entries))
+        section = _open_section(name, key, where, headers, number)
+        opened.setdefault(section, number)
+    return Document(path, tuple(entries), tuple(opened.items()))
 
 
 def _shown(text: str) -> str:
@@ -176,13 +182,13 @@ def _split_node(left: str, where: str) -> tuple[str, str]:
     return name.strip(), rest.strip()
 
 
-def _open_section(name: str, rest: str, where: str, opened: dict[str, int], number: int) -> str:
+def _open_section(name: str, rest: str, where: str, headers: dict[str, int], number: int) -> str:
     if rest:
         raise SettingsError(f"{where}: {rest!r:.60} after {name + ':'!r} is not key=value")
     section = normal_name(name)
-    if section in opened:
-        raise SettingsError(f"{where}: a second header of the node {name!r}: the first is in line {opened[section]}")
-    opened[section] = number
+    if section in headers:
+        raise SettingsError(f"{where}: a second header of {name!r}: the first is in line {headers[section]}")
+    headers[section] = number
     return section
 
 
@@ -249,9 +255,8 @@ class Values:
         found = self.entry(key)
         if not found:
             return default
-        match = _SIZE.fullmatch(found.value) if found.value.isascii() else None
-        size = int(match[1]) * _UNITS[match[2]] if match else -1
-        if not low <= size <= high:
+        size = parse_size(found.value)
+        if size is None or not low <= size <= high:
             raise self.complaint(
                 found, f"{found.value!r:.60} is not a size from {low} to {high} bytes: write 10485760 or 10 MiB"
             )
@@ -263,6 +268,12 @@ class Values:
         if found and found.value not in choices:
             raise self.complaint(found, f"{found.value!r:.60} is not one of {', '.join(choices)}")
         return found.value if found else choices[0]
+
+
+def parse_size(text: str) -> int | None:
+    """Read a number, written plain or with KiB, MiB or GiB; None for anything else."""
+    match = _SIZE.fullmatch(text) if text.isascii() else None
+    return int(match[1]) * _UNITS[match[2]] if match else None
 
 
 def _nearest(key: str, known: tuple[str, ...]) -> str:

@@ -27,3 +27,10 @@ def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     network_figures.publish(report for reports in terminalreporter.stats.values() for report in reports)
+
+
+@pytest.fixture
+def idle(tmp_path: Path, keys: Path) -> Iterator[Guest]:
+    """A guest without a server yet; everything of it is ended with the test."""
+    with open_guest(tmp_path / "guest", keys) as guest:
+        yield guest

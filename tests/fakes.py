@@ -72,15 +72,15 @@ class FakeSupervisor:
         self.watchers: list[Watcher] = []
         self.left: list[Watcher] = []
 
-    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+    async def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
         self.watchers.append(watcher)
         self.asked.append(("run", run_id, service, terms))
 
-    def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
+    async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
         self.watchers.append(watcher)
         self.asked.append(("watch", run_id, terms))
 
-    def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
+    async def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
         self.watchers.append(watcher)
         self.asked.append(("stop", run_id, by, timeout_seconds))
 

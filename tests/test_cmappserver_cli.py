@@ -34,13 +34,6 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
 
 
-@pytest.fixture
-def idle(tmp_path: Path, keys: Path) -> Iterator[Guest]:
-    """A guest whose server has not been started."""
-    with open_guest(tmp_path / "guest", keys) as guest:
-        yield guest
-
-
 def patient(guest: Guest, code: int = 7) -> tuple[str, ...]:
     """Words of an application that ends with `code` when `go` appears in the guest's directory."""
     return ("-service", "/bin/sh", "-c", f"while ! test -e {guest.directory}/go; do sleep 0.02; done; exit {code}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appserver.commands import CommandError, resolve_command
+from appserver.rules import Grant, Policy, Rule
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX files")
 
@@ -21,20 +22,20 @@ def program(path: Path, mode: int = 0o755) -> str:
 
 def refusal(word: str, path: str = "/bin", allow: tuple[str, ...] = ()) -> tuple[str, str]:
     with pytest.raises(CommandError) as caught:
-        resolve_command(word, {"PATH": path}, allow)
+        resolve_command(word, {"PATH": path}, Policy(allow))
     return caught.value.code, str(caught.value)
 
 
 def test_a_path_is_taken_as_it_is_and_never_looked_for(tmp_path: Path) -> None:
     path = program(tmp_path / "run me")
-    assert resolve_command(path, {"PATH": "/nowhere"}) == path
-    assert resolve_command(f"{tmp_path}/./x/../run me", {}) == path
+    assert resolve_command(path, {"PATH": "/nowhere"}).path == path
+    assert resolve_command(f"{tmp_path}/./x/../run me", {}).path == path
 
 
 def test_a_relative_path_starts_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = program(tmp_path / "app")
     monkeypatch.chdir(tmp_path)
-    assert resolve_command(path.lstrip("/"), {}) == path
+    assert resolve_command(path.lstrip("/"), {}).path == path
     assert refusal("./app")[0] == "no-such-command"
 
 
@@ -44,12 +45,12 @@ def test_a_bare_word_is_the_first_executable_file_along_the_path(tmp_path: Path)
     wanted = program(tmp_path / "c" / "app")
     program(tmp_path / "d" / "app")
     search = ":".join(str(tmp_path / name) for name in "abcd")
-    assert resolve_command("app", {"PATH": search}) == wanted
+    assert resolve_command("app", {"PATH": search}).path == wanted
 
 
 @pytest.mark.parametrize("environment", [{}, {"PATH": ""}])
 def test_without_a_path_the_systems_own_is_searched(environment: dict[str, str]) -> None:
-    assert resolve_command("sh", environment) in {"/bin/sh", "/usr/bin/sh"}
+    assert resolve_command("sh", environment).path in {"/bin/sh", "/usr/bin/sh"}
 
 
 def test_an_empty_entry_of_the_path_is_the_working_directory_of_applications(
@@ -98,7 +99,7 @@ def test_where_there_is_an_allow_rule_nothing_else_may_be_started(
     path = program(tmp_path / "app")
     rules = tuple(pattern.format(dir=os.path.realpath(tmp_path)) for pattern in patterns)
     if allowed:
-        assert resolve_command(path, {}, rules) == path
+        assert resolve_command(path, {}, Policy(rules)).path == path
     else:
         code, text = refusal(path, allow=rules)
         assert code == "rule"
@@ -112,7 +113,7 @@ def test_a_rule_is_for_the_path_with_all_links_resolved(tmp_path: Path) -> None:
     link.symlink_to(path)
     root = os.path.realpath(tmp_path)
     assert refusal(str(link), allow=(f"{root}/allowed/*",))[0] == "rule"
-    assert resolve_command(str(link), {}, (f"{root}/real/*",)) == str(link)
+    assert resolve_command(str(link), {}, Policy((f"{root}/real/*",))).path == str(link)
 
 
 def test_links_in_a_rule_are_resolved_too(tmp_path: Path) -> None:
@@ -120,5 +121,39 @@ def test_links_in_a_rule_are_resolved_too(tmp_path: Path) -> None:
     (tmp_path / "merged").symlink_to(tmp_path / "real")
     (tmp_path / "app").symlink_to(path)
     for rule in (f"{tmp_path}/merged/*", f"{tmp_path}/merged/a*", f"{tmp_path}/app"):
-        assert resolve_command(path, {}, (rule,)) == path
+        assert resolve_command(path, {}, Policy((rule,))).path == path
     assert refusal(path, allow=(f"{tmp_path}/merged/b*",))[0] == "rule"
+
+
+def test_the_first_rule_that_matches_counts_and_plain_patterns_come_last(tmp_path: Path) -> None:
+    path = program(tmp_path / "app")
+    narrow, wide = Rule("narrow", (path,), user="a"), Rule("wide", (f"{tmp_path}/*",), user="b")
+    assert resolve_command(path, {}, Policy(("*",), (narrow, wide))).rule == narrow
+    assert resolve_command(path, {}, Policy(("*",), (wide, narrow))).rule == wide
+    other = program(tmp_path / "other")
+    assert resolve_command(other, {}, Policy(("*",), (narrow,))).rule is None
+    with pytest.raises(CommandError, match="no 'allow' rule of this guest matches"):
+        resolve_command(other, {}, Policy((), (narrow,)))
+
+
+def test_a_certificate_may_start_what_its_section_permits_and_the_guest_allows(tmp_path: Path) -> None:
+    inside, outside = program(tmp_path / "in" / "app"), program(tmp_path / "out" / "app")
+    grant = Grant("node1", start=(f"{tmp_path}/in/*",))
+    assert resolve_command(inside, {}, Policy(), grant).path == inside
+    with pytest.raises(CommandError, match="may not be started by this manager: its section 'node1'") as caught:
+        resolve_command(outside, {}, Policy(), grant)
+    assert caught.value.code == "rule"
+    with pytest.raises(CommandError, match="no 'allow' rule of this guest"):
+        resolve_command(inside, {}, Policy((outside,)), grant)
+    with pytest.raises(CommandError, match="may not be started by this manager"):
+        resolve_command(inside, {}, Policy(), Grant("node1", start=()))
+
+
+def test_a_link_out_of_what_a_certificate_may_start_is_no_way_out(tmp_path: Path) -> None:
+    outside = program(tmp_path / "out" / "app")
+    link = tmp_path / "in" / "app"
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    for word in (str(link), f"{tmp_path}/in/../out/app"):
+        with pytest.raises(CommandError, match="its section"):
+            resolve_command(word, {}, Policy(), Grant("node1", start=(f"{tmp_path}/in/*",)))

@@ -267,8 +267,8 @@ async def test_socket_that_is_broken_is_not_tried_for_ever() -> None:
 
 
 class Breaking(FakeSupervisor):
-    def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
-        super().run(watcher, run_id, service, terms)
+    async def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        await super().run(watcher, run_id, service, terms)
         raise ZeroDivisionError(run_id)
 
 

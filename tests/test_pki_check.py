@@ -115,6 +115,8 @@ def test_the_tool_knows_the_configuration_as_the_programs_do() -> None:
         ("/x", "address=10.0.0.1", "cmappmgr"),
         ("/x", "listen=::1", "cmappserver"),
         ("/x", "allow=/apps/*", "cmappserver"),
+        ("/x", "rule a:\nallow=/apps/*", "cmappserver"),
+        ("/x", "node1:\nmaxProcesses=5", "cmappserver"),
         ("/x/cmappmgr.conf", "port=1", "cmappmgr"),
         ("/x/cmappserver.conf.new", "port=1", "cmappserver"),
         ("/x", "keyStore=/etc/client.private", "cmappmgr"),
@@ -122,13 +124,15 @@ def test_the_tool_knows_the_configuration_as_the_programs_do() -> None:
     ],
 )
 def test_a_file_tells_by_its_content_whose_it_is(path: str, text: str, expected: str) -> None:
-    assert program_of(parse_document(text, path, sections=True)).name == expected
+    assert program_of(parse_document(text, path)).name == expected
 
 
-@pytest.mark.parametrize(("text", "told"), [("g1:\nlisten=::1", "has keys of cmappserver"), ("port=1", "cannot tell")])
+@pytest.mark.parametrize(
+    ("text", "told"), [("g1:\naddress=::1\nlisten=::1", "has keys of cmappserver"), ("port=1", "cannot tell")]
+)
 def test_a_file_that_is_neither_or_both_is_refused(text: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        program_of(parse_document(text, "/x", sections=True))
+        program_of(parse_document(text, "/x"))
 
 
 def test_a_host_in_order_is_fine_and_says_what_the_guest_must_hold(place: Place, capsys: Captured) -> None:

@@ -16,13 +16,13 @@ from pki.settings import MAX_FILE_BYTES, Values, normal_name, parse_document, re
 Row = tuple[str | None, str, str]
 
 
-def rows(text: str, *, sections: bool = True) -> list[Row]:
-    document = parse_document(text, "/f.conf", sections=sections)
+def rows(text: str) -> list[Row]:
+    document = parse_document(text, "/f.conf")
     return [(entry.section, entry.key, entry.value) for entry in document.entries]
 
 
 def values(text: str, *known: str, repeatable: tuple[str, ...] = ()) -> Values:
-    return Values("/etc/f.conf", parse_document(text, "/etc/f.conf", sections=False).entries, known, repeatable)
+    return Values("/etc/f.conf", parse_document(text, "/etc/f.conf").entries, known, repeatable)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_text_splits_into_entries(text: str, expected: list[Row]) -> None:
         (":a=1", 1, "no node's name before the colon"),
         ("n:=1", 1, "there is no key between 'n:'"),
         ("n: a", 1, "'a' after 'n:' is not key=value"),
-        ("n:\nb=1\nN:\n", 3, "a second header of the node 'N': the first is in line 1"),
-        ("[::1]:\n[0:0::1]:\n", 2, "a second header of the node"),
+        ("n:\nb=1\nN:\n", 3, "a second header of 'N': the first is in line 1"),
+        ("[::1]:\n[0:0::1]:\n", 2, "a second header of"),
         ("::1:\n", 1, "write an IPv6 address as [ADDRESS]:"),
         ("fe80::1:a=1\n", 1, "write an IPv6 address as [ADDRESS]:"),
         ("[::1:a=1\n", 1, "expected [ADDRESS]:"),
@@ -77,11 +77,9 @@ def test_a_line_of_no_known_kind_is_refused_with_its_number(text: str, line: int
     assert words in str(caught.value)
 
 
-def test_a_node_line_has_no_place_in_a_file_without_sections() -> None:
-    with pytest.raises(SettingsError, match=r"^/f\.conf:1: 'n' is a node's line|^/f\.conf:1: 'n:' is a node's line"):
-        rows("n:\n", sections=False)
-    with pytest.raises(SettingsError, match="which only the manager's file has"):
-        rows("n:a=1\n", sections=False)
+def test_a_document_knows_its_sections_in_their_order_the_empty_ones_too() -> None:
+    document = parse_document("a=1\nn:b=2\n\nM:\nn:\n", "/f.conf")
+    assert document.opened == (("n", 2), ("m", 4))
 
 
 def test_a_complaint_about_a_line_never_shows_what_may_be_a_password() -> None:
@@ -93,7 +91,7 @@ def test_a_complaint_about_a_line_never_shows_what_may_be_a_password() -> None:
 @given(st.text(max_size=200))
 def test_any_text_either_splits_or_is_refused(text: str) -> None:
     with contextlib.suppress(SettingsError):
-        for entry in parse_document(text, "/f.conf", sections=True).entries:
+        for entry in parse_document(text, "/f.conf").entries:
             assert entry.key
             assert entry.value == entry.value.strip()
 
@@ -169,13 +167,13 @@ def test_a_word_is_one_of_the_choices_or_refused() -> None:
 
 
 def test_passwords_do_not_show_in_the_repr_of_an_entry() -> None:
-    assert "hunter2" not in repr(parse_document("keyStorePassword=hunter2", "/f", sections=False))
+    assert "hunter2" not in repr(parse_document("keyStorePassword=hunter2", "/f"))
 
 
 def test_a_file_with_a_byte_order_mark_and_crlf_is_read(tmp_path: Path) -> None:
     path = tmp_path / "f.conf"
     path.write_bytes(b"\xef\xbb\xbfa=\xc3\xa9\r\n")
-    document = read_document(str(path), sections=False)
+    document = read_document(str(path))
     assert [(entry.key, entry.value) for entry in document.entries] == [("a", "é")]
 
 
@@ -191,7 +189,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, words: s
     path = tmp_path / "f.conf"
     path.write_bytes(data)
     with pytest.raises(SettingsError) as caught:
-        read_document(str(path), sections=False)
+        read_document(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -199,19 +197,19 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, words: s
 def test_a_named_file_must_exist_and_a_default_one_may_be_absent(tmp_path: Path) -> None:
     path = str(tmp_path / "f.conf")
     with pytest.raises(SettingsError, match="does not exist"):
-        read_document(path, sections=True)
-    assert read_document(path, sections=True, may_be_absent=True).entries == ()
+        read_document(path)
+    assert read_document(path, may_be_absent=True).entries == ()
 
 
 def test_a_directory_and_a_named_pipe_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is a directory"):
-        read_document(str(tmp_path), sections=True)
+        read_document(str(tmp_path))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SettingsError, match="is not a regular file"):
-        read_document(str(tmp_path / "pipe"), sections=True, may_be_absent=True)
+        read_document(str(tmp_path / "pipe"), may_be_absent=True)
 
 
 def test_a_path_through_a_file_is_an_error_even_for_a_default(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot read .*Not a directory \(errno:20\)"):
-        read_document(str(tmp_path / "file" / "f.conf"), sections=True, may_be_absent=True)
+        read_document(str(tmp_path / "file" / "f.conf"), may_be_absent=True)

@@ -235,9 +235,9 @@ async def test_poll_is_answered_soon_though_another_session_asks_many_things_at_
     heeded: list[Session] = []
     heed = Session._heed
 
-    def count_and_heed(session: Session, message: Event) -> bool:
+    async def count_and_heed(session: Session, message: Event) -> bool:
         heeded.append(session)
-        return heed(session, message)
+        return await heed(session, message)
 
     async with conversation() as other, conversation() as pair:
         await other.begin()

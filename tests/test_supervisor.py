@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from fakes import Log, fill, small_disk
 
+from appserver.commands import Program
 from appserver.effects import Phase, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome
@@ -22,6 +23,7 @@ from appserver.processes import StartError, Usage
 from appserver.procfs import boot_id
 from appserver.recordformat import SLOT_BYTES, DamagedRecordError, Request, State, StopOrder
 from appserver.records import Records, StateFile
+from appserver.rules import OPEN
 from appserver.runlog import KEPT_LOGS
 from appserver.settings import ServerSettings
 from appserver.supervisor import Supervisor
@@ -92,6 +94,9 @@ class FakeProcesses:
 class FakeWatcher:
     """A manager's session that keeps what it is told."""
 
+    audit_name = "cmappmgr[5] on node1"
+    fingerprint = "AB"
+
     def __init__(self) -> None:
         self.told: list[Tell] = []
         self._news = trio.Event()
@@ -124,7 +129,7 @@ class Guest:
         keys = Keys("", "", "", "", "accept")
         state_dir = str(directory / "state")
         log_dir = str(self.log_dir)
-        self.settings = ServerSettings(keys, (), 0, max_processes, state_dir, log_dir, 1 << 20, (), None)
+        self.settings = ServerSettings(keys, (), 0, max_processes, state_dir, log_dir, 1 << 20, OPEN, None)
         self.records = Records(state_dir)
         if is_prepared:
             self.log_dir.mkdir(exist_ok=True)
@@ -137,7 +142,7 @@ class Guest:
     async def start(self, run_id: str = OWN, service: Service = SERVICE) -> FakeWatcher:
         """Have a run started, and say that it runs."""
         watcher = FakeWatcher()
-        self.supervisor.run(watcher, run_id, service, TERMS)
+        await self.supervisor.run(watcher, run_id, service, TERMS)
         await self.processes.until_followed(run_id)
         self.processes.change(run_id, RUNNING)
         told = await watcher.next()
@@ -173,7 +178,7 @@ async def serving(guest: Guest) -> AsyncIterator[Guest]:
 async def test_run_is_on_record_before_it_is_followed(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, Service("line", ("sleep '7 8'",), "two"), Terms("stop", 9.0))
+        await guest.supervisor.run(watcher, OWN, Service("line", ("sleep '7 8'",), "two"), Terms("stop", 9.0))
         await guest.processes.until_followed(OWN)
         record = guest.records.get(OWN)
         request, state = record.read_request(), record.read_state()
@@ -206,7 +211,7 @@ async def test_second_manager_attaches_and_its_id_is_an_alias_on_record(tmp_path
     async with serving(Guest(tmp_path)) as guest:
         await guest.start()
         second = FakeWatcher()
-        guest.supervisor.run(second, OTHER, SERVICE, Terms("stop", 5.0))
+        await guest.supervisor.run(second, OTHER, SERVICE, Terms("stop", 5.0))
         told = await second.next()
         assert isinstance(told, TellRunning)
         assert (told.attached, told.run.run_id) == (True, OWN)
@@ -218,7 +223,7 @@ async def test_second_manager_attaches_and_its_id_is_an_alias_on_record(tmp_path
 async def test_stop_is_ordered_and_its_acceptance_told_to_whoever_asked(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         watcher = await guest.start()
-        guest.supervisor.stop(watcher, OWN, "cmappmgr[1] on h", 5.0)
+        await guest.supervisor.stop(watcher, OWN, "cmappmgr[1] on h", 5.0)
         assert guest.processes.orders == [("stop", OWN, "cmappmgr[1] on h", 5.0)]
         assert "stopping '/bin/true'" in guest.log.text
         guest.processes.followed[OWN][1]()
@@ -233,9 +238,9 @@ async def test_stop_is_ordered_and_its_acceptance_told_to_whoever_asked(tmp_path
 async def test_run_that_waits_for_a_stop_is_started_then_and_learns_of_what_was_not_collected(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         watcher = await guest.start()
-        guest.supervisor.stop(watcher, OWN, "x", 5.0)
+        await guest.supervisor.stop(watcher, OWN, "x", 5.0)
         second = FakeWatcher()
-        guest.supervisor.run(second, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(second, OTHER, SERVICE, TERMS)
         assert guest.recorded() == {OWN}
         guest.processes.change(OWN, ENDED)
         await guest.processes.until_followed(OTHER)
@@ -269,7 +274,7 @@ async def test_older_outcome_is_forgotten_on_disk_when_a_newer_one_is_collected(
 async def test_command_that_cannot_be_started_leaves_nothing(tmp_path: Path, word: str, code: str) -> None:
     async with serving(Guest(tmp_path)) as guest:
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, Service("line", (word,)), TERMS)
+        await guest.supervisor.run(watcher, OWN, Service("line", (word,)), TERMS)
         assert (await watcher.refusal())[0] == code
         assert f"refused ({code})" in guest.log.text
         assert not guest.recorded()
@@ -282,7 +287,7 @@ async def test_start_that_fails_later_is_refused_and_forgotten(tmp_path: Path) -
         watchers = [FakeWatcher(), FakeWatcher()]
         guest.processes.breaks[OTHER] = StartError("3 launchers died over it")
         for watcher, run_id, service in zip(watchers, (OWN, OTHER), (SERVICE, SLEEP), strict=True):
-            guest.supervisor.run(watcher, run_id, service, TERMS)
+            await guest.supervisor.run(watcher, run_id, service, TERMS)
             await guest.processes.until_followed(run_id)
         guest.processes.change(OWN, State("failed", failure=("not-executable", "permission denied"), gone=True))
         assert await watchers[0].refusal() == ("not-executable", "permission denied")
@@ -297,7 +302,7 @@ async def test_record_that_breaks_while_it_is_followed_is_a_lost_outcome(tmp_pat
     async with serving(Guest(tmp_path)) as guest:
         guest.processes.breaks[OWN] = DamagedRecordError("neither slot of the state is whole")
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
         outcome = await watcher.outcome()
         assert isinstance(outcome, Lost)
         assert "neither slot" in outcome.reason
@@ -308,7 +313,7 @@ async def test_limit_is_the_settings_and_a_lowered_one_ends_nobody(tmp_path: Pat
         await guest.start(OWN)
         await guest.start(OTHER, SLEEP)
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, THIRD, Service("line", ("/bin/sleep 8",)), TERMS)
+        await guest.supervisor.run(watcher, THIRD, Service("line", ("/bin/sleep 8",)), TERMS)
         assert (await watcher.refusal())[0] == "limit"
         guest.supervisor.reconfigure(replace(guest.settings, max_processes=1))
         assert guest.supervisor.count_active() == 2
@@ -320,7 +325,7 @@ async def test_missing_log_directory_refuses_the_start_and_says_so(tmp_path: Pat
     async with serving(Guest(tmp_path)) as guest:
         guest.log_dir.rmdir()
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
         code, text = await watcher.refusal()
         assert code == "storage"
         assert str(guest.log_dir) in text
@@ -334,7 +339,7 @@ async def test_state_directory_that_is_gone_refuses_the_start_and_leaves_no_log(
     async with serving(Guest(tmp_path)) as guest:
         (tmp_path / "state" / "runs").rename(tmp_path / "moved")
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
         code, text = await watcher.refusal()
         assert code == "storage"
         assert "cannot be recorded" in text
@@ -350,7 +355,7 @@ async def test_starts_that_are_refused_for_want_of_room_do_not_cost_the_logs_of_
         kept.write_text("why it crashed\n")
         (tmp_path / "state" / "runs").rename(tmp_path / "moved")
         for number in range(KEPT_LOGS + 1):
-            guest.supervisor.run(watcher, f"{number:032x}", SERVICE, TERMS)
+            await guest.supervisor.run(watcher, f"{number:032x}", SERVICE, TERMS)
             assert (await watcher.refusal())[0] == "storage"
         assert kept.read_text() == "why it crashed\n"
 
@@ -369,7 +374,7 @@ async def test_full_disk_refuses_the_start_and_loses_no_outcome(tmp_path: Path) 
             watcher = await guest.start(OWN, SLEEP)
             filler = fill(disk)
             other = FakeWatcher()
-            guest.supervisor.run(other, OTHER, SERVICE, TERMS)
+            await guest.supervisor.run(other, OTHER, SERVICE, TERMS)
             code, text = await other.refusal()
             assert code == "storage"
             assert "No space left on device" in text
@@ -395,7 +400,7 @@ async def test_running_one_is_found_again_followed_and_attached_to(tmp_path: Pat
         assert "found again an application that runs" in guest.log.text
         assert guest.supervisor.count_active() == 1
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OTHER, TERMS)
+        await guest.supervisor.watch(watcher, OTHER, TERMS)
         told = await watcher.next()
         assert isinstance(told, TellRunning)
         assert (told.run.run_id, told.run.pid, told.attached) == (OWN, 4711, True)
@@ -409,7 +414,7 @@ async def test_one_that_was_being_started_is_followed_and_joined(tmp_path: Path)
     async with serving(guest):
         await guest.processes.until_followed(OWN)
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
         assert not watcher.told
         guest.processes.change(OWN, RUNNING)
         assert isinstance(await watcher.next(), TellRunning)
@@ -421,9 +426,9 @@ async def test_ended_one_is_not_followed_and_its_outcome_waits(tmp_path: Path) -
     guest.record(OWN, ENDED)
     async with serving(guest):
         watcher, second = FakeWatcher(), FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert await watcher.outcome() == Exited(3)
-        guest.supervisor.run(second, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(second, OTHER, SERVICE, TERMS)
         await guest.processes.until_followed(OTHER)
         guest.processes.change(OTHER, RUNNING)
         told = await second.next()
@@ -438,7 +443,7 @@ async def test_collected_outcome_is_not_told_again_by_the_next_server(tmp_path: 
     guest.records.get(OWN).mark_collected()
     async with serving(guest):
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
         await guest.processes.until_followed(OTHER)
         guest.processes.change(OTHER, RUNNING)
         told = await watcher.next()
@@ -453,7 +458,7 @@ async def test_survivors_of_an_ended_one_are_followed_on(tmp_path: Path) -> None
         await guest.processes.until_followed(OWN)
         assert "what is left of an application" in guest.log.text
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
         assert guest.recorded() == {OWN}  # it has to wait until they are gone
         guest.processes.change(OWN, replace(ENDED, stop=StopOrder("the survivors policy", 1.0)))
         await guest.processes.until_followed(OTHER)
@@ -469,7 +474,7 @@ async def test_stop_of_a_former_server_is_completed_before_its_end_is_told(tmp_p
         assert run is not None
         assert run.phase is Phase.STOPPING
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert isinstance(await watcher.next(), TellRunning)
         guest.processes.change(OWN, replace(ENDED, outcome=outcome, stop=StopOrder("x", 1.0)))
         assert await watcher.outcome() == outcome
@@ -489,7 +494,7 @@ async def test_run_of_another_boot_is_lost_and_not_followed(tmp_path: Path, stat
     guest.record(OWN, state, boot="another")
     async with serving(guest):
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         outcome = await watcher.outcome()
         assert isinstance(outcome, Lost)
         assert "rebooted" in outcome.reason
@@ -503,7 +508,7 @@ async def test_outcome_of_another_boot_is_still_true(tmp_path: Path) -> None:
     guest.record(OWN, replace(ENDED, gone=False), boot="another")
     async with serving(guest):
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert await watcher.outcome() == Exited(3)
         assert not guest.processes.followed
 
@@ -518,7 +523,7 @@ async def test_damaged_record_is_said_and_the_others_are_found(tmp_path: Path, d
         await guest.processes.until_followed(OTHER)
         assert f"the record of run {OWN} is damaged: " in guest.log.text
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert isinstance(await watcher.outcome(), Lost)
 
 
@@ -535,16 +540,16 @@ async def test_stop_while_the_program_is_still_looked_for_starts_nothing(
 ) -> None:
     found = threading.Event()
 
-    def slow(word: str, *_: object) -> str:
+    def slow(word: str, *_: object) -> Program:
         assert found.wait(PATIENCE_SECONDS)
-        return word
+        return Program(word, word, None)
 
     monkeypatch.setattr("appserver.supervisor.resolve_command", slow)
     guest = Guest(tmp_path)
     async with serving(guest):
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
-        guest.supervisor.stop(watcher, OWN, "somebody", 1)
+        await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        await guest.supervisor.stop(watcher, OWN, "somebody", 1)
         found.set()
         outcome = await watcher.outcome()
         assert isinstance(outcome, Lost)
@@ -564,7 +569,7 @@ async def test_bug_in_one_start_refuses_that_one_and_the_server_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr("appserver.supervisor.resolve_command", broken)
             watcher = FakeWatcher()
-            guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+            await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
             code, text = await watcher.refusal()
         assert code == "start-failed"
         assert "unforeseen" in text
@@ -581,7 +586,7 @@ async def test_run_with_a_damaged_state_is_in_the_way_of_another_as_long_as_its_
     guest.processes.breaks[OWN] = DamagedRecordError("torn")
     async with serving(guest):
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, "2" * 32, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, "2" * 32, SERVICE, TERMS)
         began = autojump_clock.current_time()
         with trio.move_on_after(100):
             await trio.sleep_forever()

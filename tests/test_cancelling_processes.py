@@ -32,6 +32,7 @@ from appserver.outcome import Account, Exited, Outcome, Signaled
 from appserver.procfs import boot_id
 from appserver.recordformat import Request, State
 from appserver.records import Records
+from appserver.rules import OPEN
 from appserver.settings import ServerSettings
 from appserver.supervisor import Supervisor
 from appserver.waited import WaitedProcesses
@@ -127,6 +128,9 @@ def sweep_orders(parent: Path) -> Swept:
 
 
 class Watcher:
+    audit_name = "a test"
+    fingerprint = "AB"
+
     def __init__(self) -> None:
         self.ended = trio.Event()
         self.outcome: Outcome | None = None
@@ -142,7 +146,7 @@ async def supervise(place: Place) -> Outcome | None:
     """Be a server with one manager, which asks for the run and waits for its end."""
     keys = Keys("", "", "", "", "accept")
     directory = str(place.directory)
-    settings = ServerSettings(keys, (), 0, 30, f"{directory}/state", directory, 1 << 20, (), None)
+    settings = ServerSettings(keys, (), 0, 30, f"{directory}/state", directory, 1 << 20, OPEN, None)
     log = Log()
     supervisor = Supervisor(settings, place.records, place.processes(), ENVIRONMENT, log.as_report())
     supervisor.recover()
@@ -150,7 +154,7 @@ async def supervise(place: Place) -> Outcome | None:
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.serve)
         await trio.lowlevel.checkpoint()  # the daemon ends its sessions first: none asks a supervisor that has ended
-        supervisor.run(watcher, RUN, place.service, TERMS)
+        await supervisor.run(watcher, RUN, place.service, TERMS)
         await watcher.ended.wait()
         nursery.cancel_scope.cancel()
     assert "a bug" not in log.text

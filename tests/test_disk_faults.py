@@ -189,7 +189,7 @@ async def test_start_that_meets_a_fault_is_made_whole_or_refused_and_the_next_on
         for nth in range(1, MAX_CALLS):
             run_id, watcher = f"{nth:032x}", FakeWatcher()
             with failing(nth, fault) as injector:
-                guest.supervisor.run(watcher, run_id, SERVICE, TERMS)
+                await guest.supervisor.run(watcher, run_id, SERVICE, TERMS)
                 told = await guest.first_news(watcher, run_id)
             if isinstance(told, TellRefused):
                 assert injector.hit
@@ -225,7 +225,7 @@ async def test_end_that_meets_a_fault_is_told_and_what_cannot_be_noted_is_said(t
             other = FakeWatcher()
             lines = len(guest.log.lines)
             with failing(nth, fault) as injector:
-                guest.supervisor.run(other, f"a{nth:031x}", SERVICE, TERMS)
+                await guest.supervisor.run(other, f"a{nth:031x}", SERVICE, TERMS)
                 guest.processes.change(run_id, ENDED)
                 guest.supervisor.acknowledge(run_id)
                 guest.supervisor.leave(watcher)

@@ -48,11 +48,11 @@ async def test_run_with_a_damaged_state_and_no_waiter_is_lost_and_never_started_
     damage(guest.records.get(OWN).file("state"))
     async with serving(guest):
         watcher, other = FakeWatcher(), FakeWatcher()
-        guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
         outcome = await watcher.outcome()
         assert isinstance(outcome, Lost)
         assert "neither slot of the state is whole" in outcome.reason
-        guest.supervisor.run(other, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(other, OTHER, SERVICE, TERMS)
         await guest.processes.until_followed(OTHER)
         guest.processes.change(OTHER, RUNNING)
         told = await other.next()
@@ -71,7 +71,7 @@ async def test_damaged_request_is_told_by_the_waiter_and_written_anew(tmp_path: 
         assert record.read_request() == request
         assert "its waiter knows it" in guest.log.text
         watcher = FakeWatcher()
-        guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(watcher, OTHER, SERVICE, TERMS)
         told = await watcher.next()
         assert isinstance(told, TellRunning)
         assert (told.attached, told.run.run_id) == (True, OWN)
@@ -93,14 +93,14 @@ async def test_start_beside_a_run_that_may_be_the_same_service_is_refused_until_
         await guest.processes.until_followed(OWN)
         for number, service in enumerate((SERVICE, SLEEP)):
             watcher, run_id = FakeWatcher(), f"{number:032x}"
-            guest.supervisor.run(watcher, run_id, service, TERMS)
+            await guest.supervisor.run(watcher, run_id, service, TERMS)
             told = await guest.first_news(watcher, run_id)
             assert isinstance(told, TellRefused) == (service in refused)
             if isinstance(told, TellRefused):
                 assert told.code == "start-failed"
                 assert f"run {OWN}, process 4711, still runs and may be one of the same service" in told.text
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert isinstance(await watcher.next(), TellRunning)
         guest.processes.change(OWN, replace(running, phase="ended", outcome=Exited(3), gone=True))
         assert await watcher.outcome() == Exited(3)
@@ -127,7 +127,7 @@ async def test_record_of_a_newer_server_is_left_to_it(tmp_path: Path) -> None:
     async with serving(guest):
         assert f"has format {FORMAT + 1}, of a newer server" in guest.log.text
         watcher = FakeWatcher()
-        guest.supervisor.watch(watcher, OWN, TERMS)
+        await guest.supervisor.watch(watcher, OWN, TERMS)
         assert isinstance(await watcher.outcome(), Lost)
         await guest.start(OTHER)
     assert [content_of(record.file(name)) for name in ("request", "state")] == [content, content]
@@ -148,7 +148,7 @@ async def test_runs_are_found_in_the_order_of_their_making_whatever_the_clock_di
         os.utime(guest.records.get(run_id).path, (seconds, seconds))
     async with serving(Guest(tmp_path)) as another:
         watcher = FakeWatcher()
-        another.supervisor.run(watcher, OTHER, SERVICE, TERMS)
+        await another.supervisor.run(watcher, OTHER, SERVICE, TERMS)
         await another.processes.until_followed(OTHER)
         another.processes.change(OTHER, RUNNING)
         told = await watcher.next()

@@ -46,6 +46,10 @@ ALERT_SECONDS = 1.0
 KEEPALIVE_PROBES = 3
 """Lost in a row before the kernel gives an idle connection up."""
 
+MAX_SEGMENT_BYTES = 1220
+"""What every path carries, since IPv6 promises packets of 1,280 bytes. On a path that loses longer ones without a
+word (a tunnel, a firewall without ICMP) an outcome with a long tail would never arrive; our messages need no more."""
+
 MAX_KEEPALIVE_SECONDS = 60
 """Between two probes, also where the timeout would allow more: a firewall forgets a connection that stays silent."""
 
@@ -202,11 +206,15 @@ class Dialer:
         raise ContactError(explain(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))))
 
     def _notice_death(self, opened: trio.socket.SocketType) -> None:
-        """Let the kernel notice a dead peer: keepalive finds an idle one, the user timeout one that owes an answer."""
+        """Let the kernel notice a dead peer: keepalive finds an idle one, the user timeout one that owes an answer.
+
+        And have neither end send what a narrow path would lose: the peer takes our segment size for its own.
+        """
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         interval_seconds = int(self._silence_seconds / (KEEPALIVE_PROBES + 1))
         interval_seconds = min(max(1, interval_seconds), MAX_KEEPALIVE_SECONDS)
         if sys.platform == "linux":
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MAX_SEGMENT_BYTES)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval_seconds)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_seconds)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from network import Machine, Network
-from pair import Guest, Place, is_alive, make_keys, open_guest, wait_ended
+from pair import Guest, Place, is_alive, make_keys, open_guest, python, wait_ended
 from patient import Patient
 from scene import GUEST, HOST, LOAD_SECONDS, WITHIN, Row, Scene, assert_in_time, assert_untouched, end_of, open_scene
 from wire import TUN_DEVICE
@@ -214,6 +214,22 @@ def test_slow_and_lossy_cable_only_makes_things_slow(network: Network, tmp_path:
         assert (ending.starts(), stopped.starts()) == (1, 1)
     what = f"started after {started:.1f} s; start, polls, end and stop are right"
     row(f"300 ms and 5 % loss each way ({means})", PATIENT_TIMEOUT, 0.0, what, None)
+
+
+def test_path_that_loses_long_packets_delivers_the_outcome_and_its_tail(
+    network: Network, tmp_path: Path, keys: Path, row: Row
+) -> None:
+    if not os.access(TUN_DEVICE, os.R_OK):
+        pytest.skip(f"{TUN_DEVICE} is not to be had")
+    host, machine = network.machine("host"), network.machine("guest")
+    network.plug(host, f"{HOST}/24")
+    wire = network.plug_narrow(machine, f"{GUEST}/24")
+    wire.max_bytes = 1300  # a packet of 1,280 bytes in its frame
+    with open_scene(tmp_path, keys, network, host, machine, "") as scene:
+        source = "for _ in range(20): print('x' * 300)\nraise SystemExit(5)"
+        status, log = scene.guest.run("-cmappserver_timeout", f"{TIMEOUT:g}", "-service", *python(source))
+    assert (status, log.count("output: xxx")) == (5, 20)
+    row("packets over 1,280 bytes are lost without a word", TIMEOUT, 0.0, "outcome and tail delivered", None)
 
 
 @contextlib.contextmanager

@@ -7,19 +7,15 @@ never seen between a decision and its consequences.
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import final
 
 import trio
 
 from appserver import runlog
-from appserver.commands import CommandError, permits, resolve_command
+from appserver.commands import CommandError
 from appserver.effects import (
-    Asker,
     Effect,
     Forget,
     ForgetAlias,
@@ -36,21 +32,19 @@ from appserver.effects import (
 )
 from appserver.identity import Service, ServiceError
 from appserver.outcome import Lost, Outcome, describe
+from appserver.permissions import Permissions
 from appserver.processes import Processes, StartError, Usage
-from appserver.recordformat import DamagedRecordError, RecordError, Request, State
+from appserver.recordformat import DamagedRecordError, RecordError, State
 from appserver.records import Records
-from appserver.recovery import Found, find_again, this_boot
+from appserver.recovery import Found, find_again
 from appserver.report import Report
 from appserver.rules import NO_GRANTS, Grants, Verb
-from appserver.runas import attributes_for, effective_user, own_user
 from appserver.services import Services
 from appserver.settings import ServerSettings
+from appserver.starting import Starting
 
 DAMAGED_WATCH_SECONDS = 1.0
 """How often it is looked whether a run whose record cannot be read is over."""
-
-MAX_LOOK_UPS = 100
-"""Programs looked for at one time, each in a thread: so many may lie on file systems that hang before a start waits."""
 
 
 @final
@@ -66,20 +60,16 @@ class Supervisor:
         report: Report,
         grants: Grants = NO_GRANTS,
     ) -> None:
-        self._settings = settings
         self._records = records
         self._processes = processes
-        self._environment = dict(environment)
         self._report = report
-        self._grants = grants
-        self._own_user = own_user()
+        self._permissions = Permissions(grants)
+        self._starting = Starting(settings, records, environment, self._permissions)
         self._table = Services(settings.max_processes)
         self._following: trio.Nursery | None = None
         self._found_again: list[str] = []
         self._strays: dict[str, str | None] = {}
         """Runs found again whose service cannot be read, and its digest where that can."""
-        self._serial = 0
-        self._looking_up = trio.CapacityLimiter(MAX_LOOK_UPS)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow what runs until cancelled; the applications go on."""
@@ -93,24 +83,19 @@ class Supervisor:
 
     def reconfigure(self, settings: ServerSettings, grants: Grants = NO_GRANTS) -> None:
         """Heed new settings from the next request on; what runs goes on, also over a lowered limit."""
-        self._settings = settings
-        self._grants = grants
+        self._starting.settings = settings
+        self._permissions.grants = grants
         self._table.max_processes = settings.max_processes
 
     async def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
-        """A manager wants a service to run, or to attach to it.
-
-        Cancelled, nothing has been asked.
-        """
+        """A manager wants a service to run, or to attach to it. Cancelled, nothing has been asked."""
         judged: Run | None = None
-        sets_terms = True
+        asker = await self._permissions.asker(watcher, None)
         while (run := self._table.would_join(run_id, service)) is not None and run is not judged:
             if await self._is_refused(watcher, "attach", run, run_id):
                 return
-            sets_terms = await self._objection(watcher, "stop", run) is None
+            asker = await self._permissions.asker(watcher, run)
             judged = run
-        limit = self._grants.of(watcher.fingerprint).max_processes
-        asker = Asker(watcher.fingerprint, limit, sets_terms)
         if run is not None and run.phase is not Phase.ENDED and watcher not in run.watchers:
             self._report.info(f"attached to {self._name(run.run_id)}, asked by {watcher.audit_name}")
         self._apply(self._table.ask_run(watcher, run_id, service, terms, asker))
@@ -118,12 +103,9 @@ class Supervisor:
     async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
         """A manager comes back for a run. Cancelled, nothing has been asked."""
         run = self._table.find(run_id)
-        asker = Asker(watcher.fingerprint)
-        if run is not None:
-            if await self._is_refused(watcher, "attach", run, run_id):
-                return
-            sets_terms = await self._objection(watcher, "stop", run) is None
-            asker = Asker(watcher.fingerprint, sets_terms=sets_terms)
+        if run is not None and await self._is_refused(watcher, "attach", run, run_id):
+            return
+        asker = await self._permissions.asker(watcher, run)
         self._apply(self._table.ask_watch(watcher, run_id, terms, asker))
 
     async def stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> None:
@@ -136,30 +118,10 @@ class Supervisor:
         self._apply(self._table.ask_stop(watcher, run_id, by, timeout_seconds))
 
     async def _is_refused(self, watcher: Watcher, verb: Verb, run: Run, asked_for: str) -> bool:
-        text = await self._objection(watcher, verb, run)
+        text = await self._permissions.objection(watcher, verb, run)
         if text is not None:
             self._apply([TellRefused(watcher, "rule", text, asked_for, of_stop=verb == "stop")])
         return text is not None
-
-    async def _objection(self, watcher: Watcher, verb: Verb, run: Run) -> str | None:
-        """Say what the manager's section has against a verb for a run; None for nothing."""
-        grant = self._grants.of(watcher.fingerprint)
-        is_own = run.owner == watcher.fingerprint
-        if not grant.is_narrow or (is_own and verb == "attach"):
-            return None
-        if run.program is None:  # it is being looked for: whoever joins now is judged when it has been found
-            return None if verb == "attach" or is_own else "what it runs is still being looked for: try again"
-        what = {"attach": "attach to", "stop": "stop"}[verb]
-        user = run.user or self._own_user
-        if grant.user is not None and user != grant.user:
-            return f"this manager's section {grant.name!r} may {what} what runs as {grant.user!r} only, not as {user!r}"
-        if grant.patterns(verb) is None:
-            return None
-        # In a thread, since a pattern may begin with a link on a file system that hangs; that one manager waits then.
-        permitted = await trio.to_thread.run_sync(
-            permits, grant, verb, run.program, abandon_on_cancel=True, limiter=self._looking_up
-        )
-        return None if permitted else f"this manager's section {grant.name!r} does not permit to {what} {run.program!r}"
 
     def acknowledge(self, run_id: str) -> None:
         """A manager has the outcome of a run."""
@@ -216,7 +178,8 @@ class Supervisor:
     async def _start_and_follow(self, launch: Launch) -> None:
         run_id = launch.run_id
         try:
-            request = await self._prepare(launch)
+            self._check_strays(launch.service)
+            request = await self._starting.prepare(launch, self._table.logs_in_use)
         except CommandError as error:
             self._refuse(run_id, error.code, str(error))
         except ServiceError as error:
@@ -244,7 +207,7 @@ class Supervisor:
     async def _show_out(self, run: Run) -> None:
         """Refuse those who joined the start before it was known what would run, and may not attach to that."""
         for watcher in list(run.watchers):
-            text = await self._objection(watcher, "attach", run)
+            text = await self._permissions.objection(watcher, "attach", run)
             if text is not None:
                 self._apply(self._table.evict(run.run_id, watcher, text))
 
@@ -257,61 +220,6 @@ class Supervisor:
     def _refuse(self, run_id: str, code: str, text: str) -> None:
         self._processes.forget(run_id)
         self._apply(self._table.not_started(run_id, code, text))
-
-    async def _prepare(self, launch: Launch) -> Request:
-        """Find the program, make the log and the record. Raises CommandError, ServiceError, RecordError, StartError."""
-        self._check_strays(launch.service)
-        # In a thread: the program may lie on a network file system that hangs, and that must hold up this start only.
-        request = await trio.to_thread.run_sync(
-            self._make_request, launch, abandon_on_cancel=True, limiter=self._looking_up
-        )
-        self._serial += 1
-        request = replace(request, serial=self._serial)
-        self._make_log(request.log_path)
-        state = State(
-            survivors=launch.terms.survivors,
-            stop_timeout_seconds=launch.terms.stop_timeout_seconds,
-            boot=request.boot,
-            service_digest=runlog.service_digest(launch.service),
-        )
-        try:
-            self._records.create(request, state)
-        except RecordError:
-            with contextlib.suppress(OSError):
-                os.unlink(request.log_path)
-            raise
-        # Only now: starts that a full disk refuses must not cost the logs of real ones.
-        runlog.prune(request.log_path, self._table.logs_in_use())
-        return request
-
-    def _make_request(self, launch: Launch) -> Request:
-        argv = launch.service.argv()
-        policy, grant = self._settings.policy, self._grants.of(launch.owner)
-        program = resolve_command(argv[0], self._environment, policy, grant)
-        attributes = attributes_for(program.rule, grant)
-        return Request(
-            run_id=launch.run_id,
-            service=launch.service,
-            # Where rules decide, what was judged is what is executed: a link may be changed in between.
-            executable=program.real if policy.is_closed or grant.start is not None else program.path,
-            argv=argv,
-            log_path=runlog.log_path(self._settings.log_dir, launch.service, program.path, launch.run_id),
-            log_max_bytes=self._settings.log_max_bytes,
-            boot=this_boot(),
-            requested_at=time.time(),
-            program=program.real,
-            owner=launch.owner,
-            asked_by=launch.asked_by,
-            user=effective_user(program.rule, grant),
-            attributes=attributes,
-        )
-
-    @staticmethod
-    def _make_log(path: str) -> None:
-        try:
-            os.close(runlog.open_log(path))
-        except OSError as error:
-            raise RecordError(f"its log {path}: {error.strerror}") from error
 
     async def _follow(self, run_id: str) -> None:
         try:
@@ -346,7 +254,7 @@ class Supervisor:
         if state.phase != "starting" and run.pid is None and state.pid is not None:
             self._report.info(
                 f"started {run.service.describe()}, run {run_id}, pid {state.pid}, output in {run.log_path}, "
-                f"as {run.user or self._own_user}, asked by {run.asked_by}"
+                f"as {run.user or self._permissions.own_user}, asked by {run.asked_by}"
             )
             times = (state.started_at, state.started_monotonic)
             self._apply(self._table.started(run_id, state.pid, state.start_ticks, *times))
@@ -375,7 +283,7 @@ class Supervisor:
         for one in found:
             self._take_in(one, aliases.get(one.run.run_id, []))
             if one.request is not None:
-                self._serial = max(self._serial, one.request.serial)
+                self._starting.serial = max(self._starting.serial, one.request.serial)
 
     def _take_in(self, found: Found, aliases: list[str]) -> None:
         run = found.run

@@ -544,7 +544,7 @@ async def test_stop_while_the_program_is_still_looked_for_starts_nothing(
         assert found.wait(PATIENCE_SECONDS)
         return Program(word, word, None)
 
-    monkeypatch.setattr("appserver.supervisor.resolve_command", slow)
+    monkeypatch.setattr("appserver.starting.resolve_command", slow)
     guest = Guest(tmp_path)
     async with serving(guest):
         watcher = FakeWatcher()
@@ -567,7 +567,7 @@ async def test_bug_in_one_start_refuses_that_one_and_the_server_goes_on(
     guest = Guest(tmp_path)
     async with serving(guest):
         with monkeypatch.context() as patch:
-            patch.setattr("appserver.supervisor.resolve_command", broken)
+            patch.setattr("appserver.starting.resolve_command", broken)
             watcher = FakeWatcher()
             await guest.supervisor.run(watcher, OWN, SERVICE, TERMS)
             code, text = await watcher.refusal()

@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -48,6 +49,8 @@ def main() -> int:
         f"{time.strftime('%Y-%m-%d')}."
     )
     figures.record("drill", ["what", "seen", "must be"], tally.rows(), note)
+    own, theirs = (sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"CPU: {own:.0f} s of the drill itself, {theirs:.0f} s of managers and servers")
     print("clean" if tally.is_clean() else f"NOT clean: {tally.bad} bad; repeat with --seed {order.seed}")
     return 0 if tally.is_clean() else 1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from drill import oracle
 from drill import tally as columns
 from drill.census import SETTLE_SECONDS, Usage, name_of, processes_in, usage_of, wait_until, zombies_under
 from drill.chronicle import Chronicle
@@ -131,7 +132,9 @@ class _Drill:
         self._chronicle.begin(service.index)
         watch = Watch(service, self._guest, self._chronicle, self._inflicter, self._group)
         await watch.run()
-        unstopped, over_bound = await watch.wait_stopped(), await watch.wait_trimmed()
+        orphaned = bool(self._chronicle.alive[service.index].waiter_kills)
+        unstopped = await watch.wait_stopped(may_be_out_of_reach=orphaned)
+        over_bound = await watch.wait_trimmed()
         around = self._chronicle.end(service.index, list(self._guest.server_away))
         around.unstopped, around.logs_over_bound = unstopped, over_bound
         self._count(watch, judge(service, watch.notes(), watch.reports, around))
@@ -144,6 +147,9 @@ class _Drill:
         self.tally.sorts[service.sort] += service.asked
         self.tally.managers += len(watch.reports)
         self.tally.found.update(finding.column for finding in findings)
+        for finding in findings:
+            if finding.column == oracle.LOST_ALLOWED:
+                self._say(f"service {service.index} ({service.sort}): {finding.column}: {finding.words}")
         bad = [finding for finding in findings if finding.column in columns.MUST_BE_ZERO]
         if bad and self._complaints < MAX_COMPLAINTS:
             self._complaints += 1

@@ -176,9 +176,9 @@ def _make_service(random: Random, index: int, sort: str) -> Service:
 
 
 def _manager_faults(random: Random, *, may_detach: bool) -> tuple[tuple[ManagerFault, ...], ...]:
-    """Kill every fourth manager or so, pause and detach some; who takes the place of one may fall too."""
+    """Kill every sixth manager or so, pause and detach some; who takes the place of one may fall too."""
     managers = []
-    while random.random() < 0.4:
+    while random.random() < 0.3:
         faults = []
         if random.random() < 0.25:
             faults.append(ManagerFault("pause", random.uniform(0.0, 1.0), random.uniform(0.1, 1.5)))

@@ -25,6 +25,9 @@ APPLICATION = Path(__file__).with_name("application.py")
 MAX_MANAGERS = 12
 """Of one asking; more than any plan kills."""
 
+ORPHAN_SECONDS = 5.0
+"""The same for those that may be out of reach; it is no failure then."""
+
 TRIM_SECONDS = 5.0
 """A log must be within its bound a second after it passed it; the rest is for a busy machine."""
 
@@ -115,11 +118,11 @@ class Watch:
         else:
             manager.halted_at = None
 
-    async def wait_stopped(self) -> list[int]:
+    async def wait_stopped(self, *, may_be_out_of_reach: bool) -> list[int]:
         """Wait for the end of those whom the survivors policy stops; give those who do not end."""
         if self.service.sort != "children stopped":
             return []
-        await wait_until(lambda: not self.living(), SETTLE_SECONDS)
+        await wait_until(lambda: not self.living(), ORPHAN_SECONDS if may_be_out_of_reach else SETTLE_SECONDS)
         return self.living()
 
     async def wait_trimmed(self) -> list[str]:

@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-network chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-network fuzz chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
 	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
 	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
+	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
@@ -51,6 +52,11 @@ test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 # Cables pulled, packets lost, guests frozen, between network namespaces. Most of it waits: six at once on two cores are fine.
 test-network: $(STAMP)
 	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network
+
+# What a manager may say, and what may happen, in any order. SECONDS is for each of the machines; a failure prints its steps.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m fuzz -o faulthandler_timeout=0
 
 # Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300

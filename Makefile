@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-network fuzz chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-strangers test-network fuzz chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
 	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
 	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
+	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
@@ -57,6 +58,10 @@ test-network: $(STAMP)
 SECONDS ?= 60
 fuzz: $(STAMP)
 	FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m fuzz -o faulthandler_timeout=0
+
+# A thousand strangers at once, beside thirty managers; and what a server without descriptors does.
+test-strangers: $(STAMP)
+	$(BIN)/python -m pytest -q -s -m strangers -o faulthandler_timeout=300 tests/test_strangers.py tests/test_descriptors.py
 
 # Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300

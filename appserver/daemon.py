@@ -18,6 +18,7 @@ from typing import final
 
 import trio
 
+from appserver.descriptors import raise_limit
 from appserver.environment import application_environment
 from appserver.listener import Listener, Trust
 from appserver.notify import notify
@@ -71,6 +72,7 @@ async def run_daemon(
         records.prepare()
         environment = application_environment(os.environ)
         processes = open_processes(records, environment, report)
+        raise_limit(settings, report)
         grants = grants_of(settings, trust)
         for line in unknown_sections(settings, grants):
             report.warning(line)
@@ -177,6 +179,7 @@ class _Daemon:
             self._report.warning(f"{', '.join(fixed)} changed in the configuration: that needs a restart of the server")
             settings = replace(settings, listen=old.listen, port=old.port, state_dir=old.state_dir)
         self._settings = settings
+        raise_limit(settings, self._report)
         grants = grants_of(settings, trust)
         for line in unknown_sections(settings, grants):
             self._report.warning(line)

@@ -20,6 +20,7 @@ from typing import final
 assert sys.platform != "win32"
 
 import fcntl
+import resource
 
 import trio
 
@@ -66,6 +67,7 @@ class Launching:
         self._environment = dict(environment)
         self._report = report
         self._one_at_a_time = trio.Lock()
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the server raises its own (`descriptors`)
         self._ready = trio.Event()
         self._process: trio.Process | None = None
         self._orders: trio.socket.SocketType | None = None
@@ -123,6 +125,8 @@ class Launching:
                 with trio.move_on_after(READY_SECONDS):
                     was_ready = bool(await self._orders.recv(_MAX_ANSWER_BYTES))
                 if was_ready:
+                    with contextlib.suppress(OSError):  # gone already, which the wait below finds out
+                        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, self._limit)
                     self._process = process
                     self._ready.set()
                 else:

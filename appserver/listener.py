@@ -15,14 +15,16 @@ from typing import final
 
 import trio
 
+from appserver.descriptors import strangers_share
 from appserver.fileio import OUT_OF_RESOURCES
 from appserver.handshakes import Handshakes
 from appserver.handshakes import Trust as Trust
 from appserver.ratelimit import Pace
-from appserver.refusals import Refusals
+from appserver.refusals import MAX_LINGERING, Refusals
 from appserver.report import Report
 from appserver.session import PeerName, Session
 from appserver.sockets import address_of, keep_honest
+from appserver.strangers import MAX_HALF_OPEN
 from appserver.supervisor import Supervisor
 from pki.contexts import Material, PeerRefused, judge_peer
 from pki.der import fingerprint
@@ -76,8 +78,8 @@ class Listener:
         self._report = report
         self._trust = trust
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
-        self._refusals = Refusals(report)
-        self._handshakes = Handshakes(self._refusals)
+        self._refusals = Refusals(report, strangers_share(MAX_LINGERING))
+        self._handshakes = Handshakes(self._refusals, strangers_share(MAX_HALF_OPEN))
         self._pace = Pace(ACCEPTS_PER_SECOND, ACCEPTS_AT_ONCE)
         self._watched = watched_in(trust.material, "a manager")
         self._reminder = Reminder()
@@ -97,7 +99,8 @@ class Listener:
                     if error.errno not in OUT_OF_RESOURCES:
                         raise
                     self._refusals.log_limited(
-                        "failures to accept", f"cannot accept connections: {error.strerror} (errno:{error.errno})"
+                        "failures to accept",
+                        f"cannot accept connections, those there are go on: {error.strerror} (errno:{error.errno})",
                     )
                     await trio.sleep(ACCEPT_RETRY_SECONDS)
                 else:

@@ -76,8 +76,11 @@ class WaitedProcesses:
         self._followers.pop(run_id, None)
 
     def usage(self, pid: int, start_ticks: int | None) -> Usage | None:
-        """Read what a main process uses."""
-        stat = process_stat(pid)
+        """Read what a main process uses; None where it is not known, or no descriptor is left to ask with."""
+        try:
+            stat = process_stat(pid)
+        except OSError:
+            return None
         if stat is None or stat.start_ticks != start_ticks:
             return None
         cpu_seconds = (stat.user_ticks + stat.system_ticks) / _TICKS_PER_SECOND

@@ -21,7 +21,7 @@ from appserver.messages import Greeting, Hello
 from appserver.outcome import Account, Outcome
 from appserver.processes import Usage
 from appserver.protocol import CLOSED, Event
-from appserver.recordformat import State, StopOrder
+from appserver.recordformat import Request, State, StopOrder
 from appserver.records import Records, StateFile
 from appserver.session import MIN_SILENCE_SECONDS, SILENT_POLLS, PeerName, Session
 from appserver.settings import ServerSettings
@@ -100,6 +100,9 @@ class PlayedProcesses:
 
     def is_watched(self, run_id: str) -> bool:
         return run_id in self._applications and self._applications[run_id].lives
+
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+        return None
 
     def forget(self, run_id: str) -> None:
         pass

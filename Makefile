@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-strangers test-network fuzz chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
+	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
@@ -62,6 +63,10 @@ fuzz: $(STAMP)
 # A thousand strangers at once, beside thirty managers; and what a server without descriptors does.
 test-strangers: $(STAMP)
 	$(BIN)/python -m pytest -q -s -m strangers -o faulthandler_timeout=300 tests/test_strangers.py tests/test_descriptors.py
+
+# Every byte of a record, and the real server on full, read-only, removed and failing disks. Root for most of the latter.
+test-disk: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m disk -o faulthandler_timeout=300
 
 # Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300

@@ -23,6 +23,7 @@ from appserver.processes import Usage
 from appserver.protocol import CLOSED, Event
 from appserver.recordformat import Request, State, StopOrder
 from appserver.records import Records, StateFile
+from appserver.rules import OPEN
 from appserver.session import MIN_SILENCE_SECONDS, SILENT_POLLS, PeerName, Session
 from appserver.settings import ServerSettings
 from appserver.supervisor import Supervisor
@@ -162,7 +163,7 @@ class PlayedGuest:
             state_dir=str(directory / "state"),
             log_dir=str(directory),
             log_max_bytes=1 << 20,
-            allow=(),
+            policy=OPEN,
             config_path=None,
         )
         self.talks: dict[str, Talk] = {}
@@ -214,6 +215,6 @@ class PlayedGuest:
         """Let everybody do all that can be done without time passing."""
         while True:
             await trio.testing.wait_all_tasks_blocked()
-            if not self.supervisor._looking_up.borrowed_tokens:
+            if not self.supervisor._permissions.looking_up.borrowed_tokens:
                 return
             await trio.lowlevel.checkpoint()

@@ -102,7 +102,7 @@ class PlayedProcesses:
     def is_watched(self, run_id: str) -> bool:
         return run_id in self._applications and self._applications[run_id].lives
 
-    def describe(self, run_id: str) -> tuple[Request | None, State] | None:
+    def describe(self, run_id: str) -> tuple[Request | None, State] | None:  # noqa: ARG002  (no record is damaged here)
         return None
 
     def forget(self, run_id: str) -> None:

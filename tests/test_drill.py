@@ -170,7 +170,7 @@ def test_a_plan_has_every_sort_of_service() -> None:
 @pytest.mark.slow
 async def test_a_short_drill_is_clean(tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The ten services of this seed are quick; managers, server, launcher and waiters are killed meanwhile.
-    tally = await run_drill(Order(runs=10, seed=4388, at_once=10, faster=4.0), tmp_path / "guest", keys, print)
+    tally = await run_drill(Order(runs=10, seed=1984, at_once=10, faster=4.0), tmp_path / "guest", keys, print)
     found = {column: tally.found[column] for column in MUST_BE_ZERO if tally.found[column]}
     assert not found, capsys.readouterr().out
     assert tally.runs >= 10

@@ -116,9 +116,13 @@ class Inflicter:
                     break
 
     async def harm_manager(self, index: int, manager: Manager, faults: tuple[ManagerFault, ...]) -> None:
-        """Carry out the faults of one manager, at their times since its start."""
-        for fault in sorted(faults, key=lambda fault: fault.after):
-            await trio.sleep(max(0.0, manager.began_at + fault.after - time.monotonic()))
+        """Carry out the faults of one manager, at their times, one after the other."""
+        for fault in faults:
+            if fault.from_running:
+                await manager.claimed.wait()
+                await trio.sleep(fault.after)
+            else:
+                await trio.sleep(max(0.0, manager.began_at + fault.after - time.monotonic()))
             if manager.process.poll() is not None:
                 return
             match fault.what:

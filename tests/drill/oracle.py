@@ -160,7 +160,20 @@ class _Case:
         return self._lost(start, report.ended_at, report.said)
 
     def _lost(self, start: Start | None, known_at: float, words: str) -> Finding:
-        return Finding(LOST_ALLOWED if self._may_be_lost(start, known_at) else LOST_FORBIDDEN, words)
+        column = LOST_ALLOWED if self._may_be_lost(start, known_at) else LOST_FORBIDDEN
+        return Finding(column, f"{words}; {self._when(start, known_at)}")
+
+    def _when(self, start: Start | None, known_at: float) -> str:
+        """Tell what a loss hangs on, in seconds from the execution's start."""
+        if start is None:
+            return "it never came to note anything"
+        ended_at = start.ended_at if start.ended_at is not None else known_at
+        heard = [report.claimed_at for report in self._reports if report.pid == start.pid and report.claimed_at]
+        away = [span for span in self._around.server_away if span[1] >= start.at and span[0] <= ended_at + HOLD_SECONDS]
+        points = {"ended": [ended_at], "waiter killed": self._around.waiter_kills, "heard of": heard}
+        words = [f"{what} at {[round(at - start.at, 3) for at in times]}" for what, times in points.items()]
+        spans = [(round(begin - start.at, 3), round(end - start.at, 3)) for begin, end in away]
+        return ", ".join([*words, f"server away {spans}"])
 
     def _may_be_lost(self, start: Start | None, known_at: float) -> bool:
         if start is None:

@@ -46,11 +46,13 @@ FLOOD_BYTES = 1_500_000
 
 @dataclass(frozen=True)
 class ManagerFault:
-    """Done to one manager, `after` seconds from its start: `kill`, `detach` (a TERM) or `pause` for `seconds`."""
+    """Done to one manager, `after` seconds from its start, or from when it says that its service runs: `pause` for
+    `seconds`, or `kill` or `detach` (a TERM), upon which the next one is started `seconds` later."""
 
     what: str
     after: Seconds
-    seconds: Seconds = 0.0
+    seconds: Seconds
+    from_running: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ def _manager_faults(random: Random, *, may_detach: bool) -> tuple[tuple[ManagerF
             faults.append(ManagerFault("pause", random.uniform(0.0, 1.0), random.uniform(0.1, 1.5)))
         last = random.choices(["kill", "detach", "none"], [6, 2 if may_detach else 0, 2])[0]
         if last != "none":
-            faults.append(ManagerFault(last, random.uniform(0.0, 1.2)))
+            later = random.choice([0.0, random.uniform(0.0, 1.5)])
+            from_running = random.random() < 0.5
+            after = random.uniform(0.0, 0.6 if from_running else 1.2)
+            faults.append(ManagerFault(last, after, later, from_running))
         managers.append(tuple(faults))
         if last == "none":
             break

@@ -79,9 +79,12 @@ class Watch:
         for _ in range(self.service.asked):
             halt = self.service.halt
             for _ in range(MAX_MANAGERS):
-                report = await self._one_manager(next(faults), halt, harming)
+                harm = next(faults)
+                report = await self._one_manager(harm, halt, harming)
                 if report.ending is not None and not report.killed:
                     break
+                if report.killed or report.detached:
+                    await trio.sleep(harm[-1].seconds)
                 if halt is not None and report.halted_at is not None:
                     halt = Halt(0.0, from_started=True)  # it may have been started after all: wait, then stop that
 

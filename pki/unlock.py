@@ -6,6 +6,10 @@ answer on its standard output, and ends. The decrypted key exists in the child's
 never in a file. `start_unlock` only starts the child, so that a manager can import the rest of itself in the
 meantime; `result` collects.
 
+The child's standard input is also its leash: it stays open as long as the answer is wanted, and when it closes the
+child ends, wherever it stands. So a program may end, or be killed, while a store on a file system that hangs is being
+read, and leaves nobody behind.
+
 Where both stores are PEM without encryption there is nothing to parse: OpenSSL reads PEM itself, no child is needed,
 and `result` only hands over what `start_unlock` read.
 
@@ -17,6 +21,7 @@ installed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -40,6 +45,9 @@ _CREATION_FLAGS = 0
 if sys.platform == "win32":
     _CREATION_FLAGS = subprocess.CREATE_NO_WINDOW  # a service must not flash a console
 
+EXIT_UNWANTED = 3
+"""Exit status of a child whose answer nobody waits for any more."""
+
 MAX_SHOWN_CHARACTERS = 300
 """Of a child that broke down, its last words up to this length go into the error."""
 
@@ -53,6 +61,9 @@ class Unlocking:
         self._keys = keys
         self._process = process
         self._ready = ready
+        self._leash = process.stdin if process is not None else None
+        if process is not None:
+            process.stdin = None  # or `communicate` would close it
 
     def result(self, timeout_seconds: float = UNLOCK_TIMEOUT_SECONDS) -> Material:
         """Wait for the stores, blocking; a second call gives the same.
@@ -75,6 +86,7 @@ class Unlocking:
         if process is not None:
             process.kill()
             process.communicate()
+            self._let_go()
         if self._ready is None:
             self._ready = KeysError("the opening of the stores was given up")
 
@@ -97,7 +109,13 @@ class Unlocking:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+            self._let_go()
         return _read_answer(self._keys, output, complaint, process.returncode)
+
+    def _let_go(self) -> None:
+        if self._leash is not None:
+            with contextlib.suppress(BrokenPipeError):  # it broke down before it had read all of the request
+                self._leash.close()
 
 
 def start_unlock(keys: Keys) -> Unlocking:
@@ -154,12 +172,9 @@ def _start_child(keys: Keys) -> subprocess.Popen[bytes]:
         raise KeysError(f"cannot start {sys.executable!r} to open the stores: {error}") from error
     # The child reads all of it before it writes anything, so this cannot block for good; what broke it, `result` tells.
     assert process.stdin is not None
-    try:
-        with process.stdin:
-            process.stdin.write(json.dumps(request).encode())
-    except BrokenPipeError:
-        pass
-    process.stdin = None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
     return process
 
 
@@ -184,10 +199,13 @@ def _read_answer(keys: Keys, output: bytes, complaint: bytes, status: int) -> Ma
 
 
 def main() -> int:
-    """Be the child: a request on standard input, an answer on standard output, both JSON."""
+    """Be the child: a request, one line on standard input, and an answer on standard output, both JSON."""
+    import threading
+
+    request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_when_unwanted, daemon=True).start()
     from pki.stores import open_stores
 
-    request = json.load(sys.stdin.buffer)
     request["expired_pins"] = expired_pins(request["expired_pins"])
     try:
         material = open_stores(Keys(**request))
@@ -201,6 +219,12 @@ def main() -> int:
         }
     sys.stdout.write(json.dumps(answer))
     return 0
+
+
+def _end_when_unwanted() -> None:
+    # Not by way of `sys.stdin`: its lock would be held at the interpreter's end.
+    os.read(0, 1)
+    os._exit(EXIT_UNWANTED)
 
 
 if __name__ == "__main__":

@@ -406,6 +406,22 @@ def test_a_child_that_breaks_down_is_one_line(
     assert words in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="holds a file by a lease")
+def test_a_child_whose_store_does_not_open_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
+    """A program that ends while it reads its keys again has nobody left who could kill the child."""
+    from leases import leased
+
+    found = keys(tmp_path)
+    with leased(Path(found.key_store)) as lease:
+        child = unlock._start_child(found)
+        unlocking = unlock.Unlocking(found, child, None)
+        lease.wait_wanted()
+        assert child.poll() is None
+        unlocking._let_go()  # as the end of this process would
+        child.communicate(timeout=40)
+        assert child.returncode == unlock.EXIT_UNWANTED
+
+
 def test_an_interpreter_that_cannot_be_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/absent/python")
     with pytest.raises(KeysError, match="cannot start '/absent/python' to open the stores"):

@@ -1,12 +1,14 @@
 """The daemon from its start to its end: puts the rooms together, heeds signals, reloads.
 
-Order of the start: lock the state directory, find again what runs, listen, and only then say so, to the log and to
-systemd. Order of the end: stop listening, let the managers go, let go of the applications. A second TERM skips the
-goodbyes.
+Order of the start: lock the state directory, see that nobody of a former server starts anything there any more, find
+again what runs, listen, and only then say so, to the log and to systemd. Until then a TERM ends the process at once
+(see `cli`); there is nobody to be let go of. Order of the end: stop listening, let the managers go, let go of the
+applications. A second TERM skips the goodbyes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -22,7 +24,7 @@ from appserver.descriptors import raise_limit
 from appserver.environment import application_environment
 from appserver.listener import Listener, Trust
 from appserver.notify import notify
-from appserver.platforms import open_processes
+from appserver.platforms import open_processes, wait_for_former
 from appserver.records import Records
 from appserver.report import Report
 from appserver.rules import Grants
@@ -66,7 +68,7 @@ async def run_daemon(
     `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
     """
     handled = [signal.SIGTERM, signal.SIGINT] + ([_HUP] if _HUP is not None else [])
-    with trio.open_signal_receiver(*handled) as signals, locked_state_dir(settings.state_dir):
+    with locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
         make_log_dir(settings.log_dir)
         records = Records(settings.state_dir)
         records.prepare()
@@ -78,8 +80,12 @@ async def run_daemon(
             report.warning(line)
         supervisor = Supervisor(settings, records, processes, environment, report, grants)
         listener = Listener(supervisor, report, trust, settings.max_processes)
+        await wait_for_former(settings.state_dir, report)
         supervisor.recover()
         sockets = open_listening_sockets(settings.listen, settings.port)
+        for sock in sockets:
+            opened.callback(sock.socket.close)
+        signals = opened.enter_context(trio.open_signal_receiver(*handled))
         async with trio.open_nursery() as everything:
             await everything.start(supervisor.serve)
             daemon = _Daemon(settings, reread, report, supervisor, listener)

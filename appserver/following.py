@@ -122,11 +122,7 @@ class Follower:
     def _look(self) -> State:
         state = self._read()
         if self._pidfd is None and state.phase == "running" and state.pid is not None and state.start_ticks is not None:
-            with contextlib.suppress(OSError):
-                self._pidfd = os.pidfd_open(state.pid)
-                if not is_same_process(state.pid, state.start_ticks):
-                    os.close(self._pidfd)
-                    self._pidfd = None
+            self._pidfd = _open_pidfd(state.pid, state.start_ticks)
         if state != self._told:
             self._told = state
             self._changed(state)
@@ -259,6 +255,19 @@ class Follower:
             self._told = state
             self._changed(state)
         return written
+
+
+def _open_pidfd(pid: int, start_ticks: int) -> int | None:
+    """Open a handle on the very process; None where it has ended, or cannot be looked at now."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        if is_same_process(pid, start_ticks):
+            return pidfd
+    os.close(pidfd)
+    return None
 
 
 def _nobody_cares(*_: object) -> None:

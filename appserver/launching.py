@@ -28,6 +28,7 @@ from appserver.fileio import OUT_OF_RESOURCES
 from appserver.records import LAUNCHER_LOCK, Records
 from appserver.report import Report
 from appserver.signalling import signal_process
+from appserver.statelock import StateDirError
 
 READY_SECONDS = 20
 """A fresh interpreter is ready in 50 ms; on a guest that swaps, in seconds."""
@@ -42,7 +43,12 @@ MAX_TRIES = 3
 """Launchers that may die over one order before the start is refused."""
 
 LEAVE_SECONDS = 1.0
-"""How long the launcher of a server that was killed has to notice that and leave, before it is killed."""
+"""How long a launcher has to leave when its server lets go of it, or was killed, before it is killed: it takes a
+millisecond, unless somebody has stopped it."""
+
+FORMER_END_SECONDS = 10.0
+"""How long a server waits at its start for the launcher of a former one to be gone: one that outlives its KILL for so
+long is stuck in the kernel, and one that has not yet written who it is cannot be killed."""
 
 FORMER_SECONDS = 0.02
 """How often it is looked whether it has."""
@@ -73,11 +79,11 @@ class Launching:
         self._orders: trio.socket.SocketType | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a launcher alive until cancelled; reports `started` once no launcher of a former server lives.
+        """Keep a launcher alive until cancelled; reports `started` at once. None of a former server may live, see
+        `wait_for_former`.
 
-        Cancelled, it closes the launcher's orders, upon which that one ends; its waiters go on.
+        Cancelled, it closes the launcher's orders, upon which that one ends, or is killed; its waiters go on.
         """
-        await _wait_for_former(os.path.join(self._records.state_dir, LAUNCHER_LOCK))
         task_status.started()
         failures = 0
         while True:
@@ -138,8 +144,8 @@ class Launching:
                 if self._orders is not None:
                     self._orders.close()  # wakes whoever waits for an answer
                 self._process = self._orders = None
-                with trio.move_on_after(LEAVE_SECONDS, shield=True):
-                    await process.wait()
+                with trio.move_on_after(2 * LEAVE_SECONDS, shield=True):
+                    await _see_off(process)
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self._report.warning(f"the launcher ended with {how}, starting another; the applications go on")
         return was_ready
@@ -188,11 +194,36 @@ def _private_file(path: str) -> io.FileIO:
     return io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
-async def _wait_for_former(path: str) -> None:
-    """Make sure that no launcher of a former server lives: it leaves by itself, or is killed."""
-    patience = trio.current_time() + LEAVE_SECONDS
+async def _see_off(process: trio.Process) -> None:
+    """Wait until a launcher whose orders are closed has left; kill one that does not: somebody has stopped it, and
+    continued much later it might carry out an order that it has not read yet.
+    """
+    with trio.move_on_after(LEAVE_SECONDS):
+        await process.wait()
+        return
+    process.kill()
+    await process.wait()
+
+
+async def wait_for_former(state_dir: str, report: Report) -> None:
+    """Make sure that no launcher of a former server lives: it leaves by itself, or is killed.
+
+    Raises StateDirError where it lives for `FORMER_END_SECONDS` all the same. May be cancelled at any moment.
+    """
+    path = os.path.join(state_dir, LAUNCHER_LOCK)
+    began = trio.current_time()
+    was_said = False
     while _is_locked(path, in_doubt=False):  # one that cannot be opened keeps the next launcher from starting
-        if trio.current_time() >= patience:
+        waited = trio.current_time() - began
+        if waited >= FORMER_END_SECONDS:
+            raise StateDirError(
+                f"the launcher of a former server does not end, and may start applications beside ours: end whoever "
+                f"holds {path} (fuser shows who), and start again"
+            )
+        if waited >= LEAVE_SECONDS:
+            if not was_said:
+                report.warning("the launcher of a former server does not leave by itself, it is killed")
+                was_said = True
             _kill_holder(path)
         await trio.sleep(FORMER_SECONDS)
 

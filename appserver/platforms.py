@@ -24,3 +24,13 @@ def open_processes(records: Records, environment: Mapping[str, str], report: Rep
     from appserver.portable import PortableProcesses
 
     return PortableProcesses(records, environment)
+
+
+async def wait_for_former(state_dir: str, report: Report) -> None:
+    """Make sure that nobody whom a former server of the state directory has left starts anything any more. Before
+    anything is followed. Raises StateDirError where somebody does not leave.
+    """
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+        from appserver import launching
+
+        await launching.wait_for_former(state_dir, report)

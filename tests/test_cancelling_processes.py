@@ -27,7 +27,7 @@ from test_cancelling_listener import sweep_connection, sweep_listener
 
 from appserver.effects import Tell, TellEnded, TellRefused, Terms
 from appserver.identity import Service
-from appserver.launching import Launching
+from appserver.launching import Launching, wait_for_former
 from appserver.outcome import Account, Exited, Outcome, Signaled
 from appserver.procfs import boot_id
 from appserver.recordformat import Request, State
@@ -79,6 +79,7 @@ async def follow(processes: WaitedProcesses, *, stop: bool) -> State:
             processes.order_stop(RUN, "a test", 0.05)
         states.append(state)
 
+    await wait_for_former(processes._records.state_dir, Log().as_report())
     async with trio.open_nursery() as nursery:
         await nursery.start(processes.serve)
         await processes.follow(RUN, changed=changed, stopping=lambda: None)
@@ -148,6 +149,7 @@ async def supervise(place: Place) -> Outcome | None:
     directory = str(place.directory)
     settings = ServerSettings(keys, (), 0, 30, f"{directory}/state", directory, 1 << 20, OPEN, None)
     log = Log()
+    await wait_for_former(place.records.state_dir, log.as_report())
     supervisor = Supervisor(settings, place.records, place.processes(), ENVIRONMENT, log.as_report())
     supervisor.recover()
     watcher = Watcher()

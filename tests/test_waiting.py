@@ -544,7 +544,7 @@ def test_server_without_descriptors_takes_no_outcome_for_lost(guest: Guest) -> N
     marker.touch()
     wait_until(lambda: record.read_state().gone, "the end on record")
     with socket.create_connection(("127.0.0.1", guest.port)):
-        wait_until(lambda: "cannot accept connections: Too many open files" in guest.server_log)
+        wait_until(lambda: "cannot accept connections, those there are go on: Too many open files" in guest.server_log)
         resource.prlimit(guest.server.pid, resource.RLIMIT_NOFILE, before)
     assert manager.wait() == 7
     assert "Traceback" not in guest.server_log

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -14,6 +14,7 @@ help:
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
+	@echo 'make mutation  break the sources at random places: do the tests notice? (SAMPLE=150 SEED=1; half an hour)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -73,6 +74,16 @@ RUNS ?= 300
 chaos: $(STAMP)
 	$(BIN)/python tests/chaos.py --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
+# Which of so many broken sources do the tests notice? 150 take half an hour on two cores. SEED repeats a sample.
+SAMPLE ?= 150
+mutation: $(STAMP) .venv-mutation/.installed
+	.venv-mutation/bin/python tests/mutation.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
+
+.venv-mutation/.installed:
+	$(PYTHON) -m venv .venv-mutation
+	.venv-mutation/bin/python -m pip install --quiet --disable-pip-version-check 'mutmut >= 3.8, < 4'  # its operators
+	touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -93,4 +104,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv .venv-scan .venv-lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-scan .venv-lint .venv-mutation build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

@@ -255,7 +255,7 @@ async def test_accepting_goes_on_when_descriptors_ran_out_and_says_so_once() -> 
     server.socket = failing(server, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
     async with serving(server):
         await server.greeted()
-        assert server.log.count("cannot accept connections: Too many open files") == 1
+        assert server.log.count("cannot accept connections, those there are go on: Too many open files") == 1
 
 
 async def test_socket_that_is_broken_is_not_tried_for_ever() -> None:

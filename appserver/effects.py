@@ -6,6 +6,7 @@ Plain values; `services` makes them, the supervisor carries them out.
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, final
@@ -71,6 +72,7 @@ class Run:
     also where they have left. `gone` says that nobody of its tree is watched any more, `clearing` that the run has
     ended but what is left of its tree is still being stopped. `owner` is the certificate on whose behalf it was
     started, `program` what rules are matched on, None until it has been found; `user` the one that a rule names.
+    `service_bytes` is the memory that the name of its service takes.
     """
 
     run_id: str
@@ -94,6 +96,10 @@ class Run:
     asked_by: str = ""
     program: str | None = None
     user: str | None = None
+    service_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.service_bytes = sum(map(sys.getsizeof, self.service.words))
 
 
 @final

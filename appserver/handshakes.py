@@ -38,7 +38,8 @@ MAX_RECORD_BYTES = 16384
 """RFC 8446, section 5.1: of a peer that has not had its turn no more is read than its first record."""
 
 TLS_STATE_BYTES = 131072
-"""What OpenSSL, `ssl` and trio hold for one handshake with a chain of certificates (measured: 48 KiB with ours, without the part of trio)."""
+"""What OpenSSL, `ssl` and trio hold for one handshake with a chain of certificates (measured: 48 KiB with ours,
+without the part of trio)."""
 
 MAX_STRANGERS_BYTES = 2 * MAX_HALF_OPEN * (TLS_STATE_BYTES + MAX_RECORD_BYTES) + MAX_LINGERING * LINGER_BYTES
 """By how much strangers can make the server grow, all together, for good: 22 MiB. The half-open ones, as many again

@@ -10,7 +10,7 @@ carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING 
 - Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree
   lives.
 - An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is
-  kept, older ones as long as nobody has acknowledged them or somebody still watches, `MAX_KEPT_OUTCOMES` in all.
+  kept, older ones as long as nobody has acknowledged them or somebody still watches, within bounds (`retention`).
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from appserver.effects import (
 )
 from appserver.identity import Service
 from appserver.outcome import Lost, Outcome
-
-MAX_KEPT_OUTCOMES = 1000
-"""The contract's bound; a record takes three pages on disk."""
+from appserver.retention import to_forget
 
 MAX_ALIASES_OF_A_RUN = 100
 """Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
 only to a manager whose reply was lost, and that asks again within its timeout."""
+
+MAX_ALIASES = 1000
+"""The same for all runs together: each is a file."""
 
 NOBODY_IN_PARTICULAR = Asker()
 
@@ -275,7 +276,8 @@ class Services:
         self._aliases[alias] = run.run_id
         others = [known for known, target in self._aliases.items() if target == run.run_id]
         effects: list[Effect] = [NoteAlias(alias, run.run_id)]
-        for old in others[:-MAX_ALIASES_OF_A_RUN]:
+        too_many = max(0, len(self._aliases) - MAX_ALIASES)
+        for old in dict.fromkeys([*others[:-MAX_ALIASES_OF_A_RUN], *list(self._aliases)[:too_many]]):
             del self._aliases[old]
             effects.append(ForgetAlias(old))
         return effects
@@ -292,18 +294,9 @@ class Services:
         return self._add_alias(run_id, run)
 
     def _drop_old(self) -> list[Effect]:
-        last = {run.service: run for run in self._ended.values()}
         effects: list[Effect] = []
-        droppable = [run for run in self._ended.values() if run.gone]
-        for run in droppable:
-            if run.collected and not run.watchers and last[run.service] is not run:
-                effects += self._forget(run)
-        excess = len(self._ended) - MAX_KEPT_OUTCOMES
-        if excess > 0:
-            droppable = [run for run in droppable if run.run_id in self._ended]
-            droppable.sort(key=lambda run: (last[run.service] is run, not run.collected))
-            for run in droppable[:excess]:
-                effects += self._forget(run)
+        for run in to_forget(self._ended.values()):
+            effects += self._forget(run)
         return effects
 
     def _forget(self, run: Run) -> list[Effect]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from appserver import effects, services
+from appserver import effects, retention, services
 from appserver.effects import (
     Effect,
     Forget,
@@ -594,7 +594,7 @@ def finish(table: Services, number: int, what: Service, *, collect: bool) -> lis
 
 
 def test_no_more_than_a_thousand_outcomes_are_kept_and_the_oldest_go_first(table: Services) -> None:
-    assert services.MAX_KEPT_OUTCOMES == 1000
+    assert retention.MAX_KEPT_OUTCOMES == 1000
     for number in range(1000):
         assert finish(table, number, service(number), collect=False) == []
     assert finish(table, 1000, service(1000), collect=False) == [Forget("r0")]
@@ -614,7 +614,7 @@ def test_no_more_than_a_thousand_outcomes_are_kept_and_the_oldest_go_first(table
 def test_what_is_missed_least_is_dropped_first(
     monkeypatch: pytest.MonkeyPatch, table: Services, ended: list[tuple[int, bool]], dropped: str
 ) -> None:
-    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", len(ended) - 1)
+    monkeypatch.setattr(retention, "MAX_KEPT_OUTCOMES", len(ended) - 1)
     effects: list[Effect] = []
     for number, (what, collect) in enumerate(ended):
         effects += finish(table, number, service(what), collect=collect)
@@ -622,7 +622,7 @@ def test_what_is_missed_least_is_dropped_first(
 
 
 def test_what_runs_is_never_dropped(monkeypatch: pytest.MonkeyPatch, table: Services) -> None:
-    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", 1)
+    monkeypatch.setattr(retention, "MAX_KEPT_OUTCOMES", 1)
     running(table, "r1", A, service(1))
     running(table, "r2", A, service(2))
     table.ended("r2", Exited(0), gone=False, stopping=True)
@@ -631,8 +631,21 @@ def test_what_runs_is_never_dropped(monkeypatch: pytest.MonkeyPatch, table: Serv
     assert table.find("r2") is not None
 
 
+def test_the_oldest_ids_of_all_runs_go_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch, table: Services
+) -> None:
+    monkeypatch.setattr(services, "MAX_ALIASES", 2)
+    running(table, "r1", A, service(1))
+    running(table, "r2", A, service(2))
+    for alias, what in (("one", 1), ("two", 2)):
+        assert ForgetAlias("one") not in table.ask_run(B, alias, service(what), TERMS)
+    assert ForgetAlias("one") in table.ask_run(B, "three", service(2), TERMS)
+    assert table.find("one") is None
+    assert table.find("two") is not None
+
+
 def test_a_dropped_run_takes_its_aliases_along(monkeypatch: pytest.MonkeyPatch, table: Services) -> None:
-    monkeypatch.setattr(services, "MAX_KEPT_OUTCOMES", 1)
+    monkeypatch.setattr(retention, "MAX_KEPT_OUTCOMES", 1)
     running(table, "r1", A, service(1))
     table.ask_run(B, "alias", service(1), TERMS)
     end(table, "r1")

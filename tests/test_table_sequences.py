@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from appserver import services
+from appserver import retention, services
 from appserver.effects import (
     Effect,
     Forget,
@@ -55,8 +55,12 @@ class Sequences(RuleBasedStateMachine):
 
     @initialize(limit=st.sampled_from([1, 2]))
     def begin(self, limit: int) -> None:
-        self.bounds = patch.multiple(services, MAX_KEPT_OUTCOMES=MOST_KEPT, MAX_ALIASES_OF_A_RUN=MOST_ALIASES)
-        self.bounds.start()
+        self.bounds = (
+            patch.object(retention, "MAX_KEPT_OUTCOMES", MOST_KEPT),
+            patch.object(services, "MAX_ALIASES_OF_A_RUN", MOST_ALIASES),
+        )
+        for bound in self.bounds:
+            bound.start()
         self.table = Services(limit)
         self.model = Model(limit)
         self.codes = 0
@@ -69,7 +73,8 @@ class Sequences(RuleBasedStateMachine):
             if not self.model.records[run].started:
                 self.come_up(0, fails=False)
             self.end_all_of(run)
-        self.bounds.stop()
+        for bound in self.bounds:
+            bound.stop()
 
     # What managers ask.
 

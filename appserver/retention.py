@@ -1,0 +1,46 @@
+"""Which outcomes are forgotten, and when. Pure.
+
+The last outcome of each service is kept, older ones as long as nobody has acknowledged them or somebody still watches.
+That is a promise to honest managers, and a way to fill the memory for others: so there are bounds, in number and in
+bytes. Where one is passed, it is at the expense of the certificate that takes the largest share, so that nobody can
+push out what somebody else has not collected; and there the oldest goes first, what was collected before what was not, and
+the last outcome of a service after the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from appserver.effects import Run
+
+MAX_KEPT_OUTCOMES = 1000
+"""The contract's bound; a record takes three pages on disk."""
+
+MAX_KEPT_BYTES = 16 * 1024 * 1024
+"""Of memory, for what the services are called: a vector of many short words takes ten times what it took on the wire,
+and a thousand of those would fill a guest."""
+
+
+def to_forget(ended: Iterable[Run]) -> list[Run]:
+    """Choose from all runs that have ended, given oldest first. Those of whose tree somebody is still watched stay."""
+    runs = list(ended)
+    last = {run.service: run for run in runs}
+    gone = [run for run in runs if run.gone]
+    forgotten = [run for run in gone if run.collected and not run.watchers and last[run.service] is not run]
+    for_good = set(map(id, forgotten))
+    droppable = [run for run in gone if id(run) not in for_good]
+    droppable.sort(key=lambda run: (last[run.service] is run, not run.collected))
+    kept = Counter(run.owner for run in runs if id(run) not in for_good)
+    kept_bytes = Counter[str]()
+    for run in runs:
+        kept_bytes[run.owner] += 0 if id(run) in for_good else run.service_bytes
+    while droppable and (kept.total() > MAX_KEPT_OUTCOMES or kept_bytes.total() > MAX_KEPT_BYTES):
+        shares = kept if kept.total() > MAX_KEPT_OUTCOMES else kept_bytes
+        greatest = max((run.owner for run in droppable), key=shares.__getitem__)
+        run = next(run for run in droppable if run.owner == greatest)
+        droppable.remove(run)
+        forgotten.append(run)
+        kept[greatest] -= 1
+        kept_bytes[greatest] -= run.service_bytes
+    return forgotten

@@ -323,7 +323,7 @@ class Manager:
         if answers_stop and self._run_seq is not None and isinstance(message.outcome, Lost):
             # Nobody knows the run that we want stopped, but `run` is not answered yet: that answer will tell.
             return []
-        actions: list[Action] = []
+        actions = self._on_previous(message.previous)
         if self._confirmed_run is None and not self._waiting_logged and not isinstance(message.outcome, Lost):
             actions.append(Log("info", wording.started_and_ended(self._options)))
         if message.tail and message.outcome.account.stopped_by is None:

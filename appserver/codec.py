@@ -311,7 +311,13 @@ def _read_hello(f: _Fields) -> Hello:
 
 
 def _read_ended(f: _Fields) -> Ended:
-    return Ended(f.optional("re", f.sequence), f.run_id("run"), f.outcome("outcome"), f.optional("tail", f.lines))
+    return Ended(
+        re=f.optional("re", f.sequence),
+        run=f.run_id("run"),
+        outcome=f.outcome("outcome"),
+        tail=f.optional("tail", f.lines),
+        previous=f.optional("previous", f.previous),
+    )
 
 
 _READERS: dict[str, Callable[[_Fields], Message]] = {

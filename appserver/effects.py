@@ -190,12 +190,13 @@ class TellStopping:
 @final
 @dataclass(frozen=True, slots=True)
 class TellEnded:
-    """Tell a watcher how its run ended."""
+    """Tell a watcher how its run ended; `previous` as in `TellRunning`, where that one was never told."""
 
     watcher: Watcher
     run_id: str
     outcome: Outcome
     log_path: str | None = None
+    previous: tuple[str, Outcome] | None = None
 
 
 @final

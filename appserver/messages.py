@@ -212,7 +212,8 @@ class Stopping:
 class Ended:
     """The run has ended. Pushed the moment it happens (`re` is None), or the answer to `run`, `watch` or `stop`.
 
-    `tail` holds the last lines of its output, as many as were asked for, where it ended by itself.
+    `tail` holds the last lines of its output, as many as were asked for, where it ended by itself. `previous` is as in
+    `Running`, for a run that had ended before anybody could be told that it runs.
     """
 
     type_name: ClassVar[str] = "ended"
@@ -220,6 +221,7 @@ class Ended:
     run: str
     outcome: Outcome
     tail: tuple[str, ...] | None = None
+    previous: Previous | None = None
 
 
 @final

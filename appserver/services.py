@@ -9,7 +9,7 @@ carries them out. A run goes STARTING → RUNNING → ENDED, by way of STOPPING 
   another id (attach) is that run's *alias* from then on.
 - Whoever watches a run is told of its end. The end of a run that is being stopped is told when nobody of its tree
   lives.
-- An outcome that nobody acknowledged is shown to whoever starts the service next. The last outcome of each service is
+- An outcome that nobody acknowledged is shown to whoever starts the service next. The last ones of each service are
   kept, older ones as long as nobody has acknowledged them or somebody still watches, within bounds (`retention`).
 """
 
@@ -218,11 +218,15 @@ class Services:
         run.outcome = outcome
         if run.phase is Phase.STOPPING and not gone:
             return []
+        was_told = run.phase is not Phase.STARTING
         run.phase = Phase.ENDED
         run.gone = gone
         run.clearing = stopping and not gone
         self._ended[run_id] = run
-        told: list[Effect] = [TellEnded(watcher, run_id, outcome, run.log_path) for watcher in run.watchers]
+        told: list[Effect] = [
+            TellEnded(watcher, run_id, outcome, run.log_path, None if was_told else self._previous(run, watcher))
+            for watcher in run.watchers
+        ]
         begun = [] if run.clearing else self._begin_waiting(run)
         return [*told, *begun, *self._drop_old()]
 
@@ -253,7 +257,8 @@ class Services:
 
     def _join(self, run: Run, watcher: Watcher, terms: Terms | None, asker: Asker) -> list[Effect]:
         if run.phase is Phase.ENDED and run.outcome is not None:
-            return [TellEnded(watcher, run.run_id, run.outcome, run.log_path)]
+            # Whoever asked for it again may not have been told yet that it ever ran.
+            return [TellEnded(watcher, run.run_id, run.outcome, run.log_path, self._previous(run, watcher))]
         run.watchers[watcher] = None
         effects: list[Effect] = [] if run.phase is Phase.STARTING else [self._running(run, watcher)]
         if terms is not None and asker.sets_terms and run.phase is not Phase.STOPPING:
@@ -261,15 +266,18 @@ class Services:
         return effects
 
     def _running(self, run: Run, watcher: Watcher) -> TellRunning:
-        if watcher != run.starter:
-            return TellRunning(watcher, run, attached=True)
-        return TellRunning(watcher, run, attached=False, previous=self._uncollected(run.service))
+        is_starter = watcher == run.starter
+        return TellRunning(watcher, run, attached=not is_starter, previous=self._previous(run, watcher))
 
-    def _uncollected(self, service: Service) -> tuple[str, Outcome] | None:
-        """Find the latest outcome of a service that nobody has; newer ones that somebody has do not hide it."""
-        for run in reversed(self._ended.values()):
-            if run.service == service and run.outcome is not None and not run.collected:
-                return run.run_id, run.outcome
+    def _previous(self, run: Run, watcher: Watcher) -> tuple[str, Outcome] | None:
+        """Find, for whoever has started a run, the latest outcome of the service that nobody has; newer ones that
+        somebody has do not hide it.
+        """
+        if watcher != run.starter:
+            return None
+        for other in reversed(self._ended.values()):
+            if other.service == run.service and other is not run and other.outcome is not None and not other.collected:
+                return other.run_id, other.outcome
         return None
 
     def _add_alias(self, alias: str, run: Run) -> list[Effect]:

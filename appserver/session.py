@@ -180,8 +180,8 @@ class Session:
                 if self._stop_request is not None and self._names(self._stop_request, run_id):
                     self._say(Stopping(self._stop_request.seq, run_id))
                     self._stop_request = None
-            case TellEnded(_, run_id, outcome, log_path):
-                self._tell_ended(self._take_request(run_id), run_id, outcome, log_path)
+            case TellEnded(_, run_id, outcome, log_path, previous):
+                self._tell_ended(self._take_request(run_id), run_id, outcome, log_path, previous)
             case TellRefused(_, code, text, of_stop=True):
                 seq = self._stop_request.seq if self._stop_request is not None else None
                 self._stop_request = None
@@ -228,11 +228,20 @@ class Session:
         if previous is not None:
             self._expect_ack(previous[0])
 
-    def _tell_ended(self, seq: int | None, run_id: str, outcome: Outcome, log_path: str | None) -> None:
+    def _tell_ended(
+        self,
+        seq: int | None,
+        run_id: str,
+        outcome: Outcome,
+        log_path: str | None,
+        previous: tuple[str, Outcome] | None = None,
+    ) -> None:
         by_itself = not isinstance(outcome, Lost) and outcome.account.stopped_by is None
         tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
-        self._say(Ended(seq, run_id, outcome, tail))
+        self._say(Ended(seq, run_id, outcome, tail, Previous(*previous) if previous else None))
         self._expect_ack(run_id)
+        if previous is not None:
+            self._expect_ack(previous[0])
         if self._run_id == run_id and self._supervisor.find(run_id) is None:
             self._run_id = None  # it never was, or was forgotten: a poll must not be told that it starts
 

@@ -10,6 +10,8 @@ from scene import network as network
 from scene import row as row
 from scene import scene as scene
 
+from appserver import retention
+
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,6 +25,12 @@ def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
     with open_guest(tmp_path / "guest", keys) as guest:
         guest.start_server()
         yield guest
+
+
+@pytest.fixture
+def one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last outcome of each service is kept."""
+    monkeypatch.setattr(retention, "KEPT_OF_A_SERVICE", 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

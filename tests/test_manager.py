@@ -215,6 +215,15 @@ def test_the_previous_outcome_is_logged_and_acknowledged() -> None:
     assert finish(actions) is None
 
 
+def test_the_previous_outcome_is_logged_too_where_the_run_has_ended_already() -> None:
+    previous = Previous(OTHER, Exited(4, Account(ran_seconds=3.0)))
+    actions = in_contact().received(Ended(1, OWN, Exited(3), None, previous), 0.1)
+    assert [action.message for action in actions if isinstance(action, Send)] == [Ack(OTHER), Ack(OWN)]
+    logged = [action.text for action in actions if isinstance(action, Log)]
+    assert "an earlier run of the application ended without a manager" in logged[0]
+    assert actions[-1] == Finish(3)
+
+
 def test_an_answer_to_nothing_we_asked_changes_nothing() -> None:
     manager = in_contact()
     assert manager.received(running(re=99, run=OTHER), 0.1) == []

@@ -20,6 +20,7 @@ def forgotten(*runs: Run) -> list[str]:
     return [run.run_id for run in to_forget(runs)]
 
 
+@pytest.mark.usefixtures("one_kept")
 def test_within_the_bounds_only_what_was_collected_and_succeeded_is_forgotten() -> None:
     first, again = ended(1, collected=True), ended(1, collected=True)
     assert forgotten(first, again, ended(2)) == ["r1"]

@@ -213,6 +213,7 @@ def test_asking_again_after_a_lost_reply_still_tells_of_an_outcome_that_nobody_c
     assert told(table.ask_run(C, "r2", PING, TERMS), C) == [TellRunning(C, run, attached=False)]
 
 
+@pytest.mark.usefixtures("one_kept")
 def test_a_superseded_run_is_kept_while_its_survivors_are_watched(table: Services) -> None:
     running(table)
     end(table, outcome=Exited(1), gone=False)
@@ -565,6 +566,7 @@ def test_the_last_outcome_of_a_service_is_kept_though_collected(table: Services)
     assert table.ask_run(B, "r1", PING, TERMS) == [TellEnded(B, "r1", Exited(7))]
 
 
+@pytest.mark.usefixtures("one_kept")
 def test_a_collected_outcome_is_dropped_once_the_next_run_has_ended_and_nobody_watches(table: Services) -> None:
     running(table)
     end(table)
@@ -577,6 +579,7 @@ def test_a_collected_outcome_is_dropped_once_the_next_run_has_ended_and_nobody_w
     assert table.find("r2") is not None
 
 
+@pytest.mark.usefixtures("one_kept")
 def test_an_older_outcome_that_nobody_collected_is_kept_until_somebody_does(table: Services) -> None:
     running(table)
     end(table, outcome=Exited(1))
@@ -629,6 +632,31 @@ def test_what_runs_is_never_dropped(monkeypatch: pytest.MonkeyPatch, table: Serv
     finish(table, 3, service(3), collect=False)
     assert table.find("r1") is not None
     assert table.find("r2") is not None
+
+
+def test_whoever_comes_back_late_still_gets_an_outcome_that_another_has_collected(table: Services) -> None:
+    running(table, "r1", A)
+    table.leave(A)
+    end(table, "r1", outcome=Exited(3))
+    start(table, "r2", B)
+    table.started("r2", 100, 1, 1.0, 1.0)
+    table.acknowledge("r1")
+    end(table, "r2", outcome=Exited(4))
+    table.acknowledge("r2")
+    table.leave(B)
+    assert table.ask_watch(C, "r1", TERMS) == [TellEnded(C, "r1", Exited(3))]
+
+
+def test_an_earlier_outcome_is_told_too_where_a_run_ends_before_its_start_could_be_told(table: Services) -> None:
+    finish(table, 1, PING, collect=False)
+    start(table, "r2", A)
+    table.leave(A)
+    end(table, "r2", outcome=Exited(4))
+    (told_again,) = table.ask_run(B, "r2", PING, TERMS)
+    assert told_again == TellEnded(B, "r2", Exited(4), previous=("r1", Exited(0)))
+    assert table.ask_watch(C, "r2", TERMS) == [TellEnded(C, "r2", Exited(4))]
+    start(table, "r3", A, service(3))
+    assert end(table, "r3") == [TellEnded(A, "r3", Exited(0))]
 
 
 def test_the_oldest_ids_of_all_runs_go_where_there_are_too_many(
@@ -684,6 +712,7 @@ def test_an_outcome_found_on_disk_is_shown_unless_it_was_collected(table: Servic
     assert execute(table, "s2") == [TellRunning(A, second, attached=False)]
 
 
+@pytest.mark.usefixtures("one_kept")
 def test_superseded_outcomes_found_on_disk_are_dropped(table: Services) -> None:
     table.restore(Run("r1", PING, Phase.ENDED, outcome=Exited(1), collected=True, gone=True))
     assert table.restore(Run("r2", PING, Phase.ENDED, outcome=Exited(2), gone=True)) == [Forget("r1")]

@@ -250,6 +250,7 @@ async def test_run_that_waits_for_a_stop_is_started_then_and_learns_of_what_was_
         assert told.previous == (OWN, Exited(3))
 
 
+@pytest.mark.usefixtures("one_kept")
 async def test_older_outcome_is_forgotten_on_disk_when_a_newer_one_is_collected(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         for run_id in (OWN, OTHER):

@@ -146,11 +146,19 @@ class _Case:
         return findings
 
     def _start_of(self, report: Report) -> Start | None:
-        """Find the execution that a report is about: by its pid, or the latest, for one that had ended already."""
+        """Find the execution that a report is about: by its pid; or, for one that had ended before the manager was
+        told that it runs, the latest that can be meant, of several that which ended so.
+        """
         if report.pid is not None:
             return self._notes.of(report.pid)
-        before = [start for start in self._notes.starts if start.at <= report.ended_at]
-        return before[-1] if before else None
+        possible = [
+            start
+            for start in self._notes.starts
+            if start.at <= report.ended_at and (start.ended_at is None or start.ended_at >= report.began_at)
+        ]
+        fitting = [start for start in possible if report.ending in self._endings_of(start, report.ended_at)]
+        candidates = fitting or possible
+        return candidates[-1] if candidates else None
 
     def _judge_lost(self, report: Report, start: Start | None) -> Finding:
         if "stopped before it was started" in report.said and report.halted_at is not None:
@@ -243,10 +251,13 @@ class _Case:
             if allowed or (not earlier and self._may_be_lost(None, report.ended_at)):
                 return Finding(LOST_ALLOWED, words)
             return Finding(LOST_FORBIDDEN, words)
-        for place, start in earlier:
-            if ending in self._endings_of(start, report.ended_at):
-                self._told.add(place)
-                return Finding(RIGHT, "told to the next manager")
+        fitting = [place for place, start in earlier if ending in self._endings_of(start, report.ended_at)]
+        if fitting:
+            # Many end alike: it is the latest that nobody was told of.
+            self._told.add(next((place for place in reversed(fitting) if place not in self._told), fitting[-1]))
+            return Finding(RIGHT, "told to the next manager")
+        if ending in self._endings_of(None, report.ended_at):
+            return Finding(RIGHT, "told to the next manager, of one that was stopped before it came to note anything")
         return Finding(WRONG, f"an earlier run is said to have ended so: {ending}")
 
     def judge_starts(self) -> list[Finding]:

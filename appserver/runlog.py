@@ -22,11 +22,17 @@ from appserver.identity import Service
 KEPT_LOGS = 5
 """Logs kept of each service, the running one included: enough to see the last crashes, bounded whatever restarts."""
 
+MAX_LOGS = 1000
+"""Logs kept in all, as many as outcomes are: who starts ever new services must not fill the disk."""
+
 MAX_TAIL_BYTES = 8 * 1024
 """The contract's bound of what a manager shows of a run's output."""
 
 _CLOCK_SLACK_SECONDS = 60.0
 """A log that is so much ahead of the clock is not from the future: clocks are nudged all the time."""
+
+_LOG_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{8}\.\d{8}T\d{6}-\d{6}Z\.[0-9a-z]{1,8}\.log")
+"""What `log_path` makes: other files may lie in the directory too."""
 
 _COPY_BYTES = 256 * 1024
 _MAX_NAME_CHARACTERS = 40
@@ -57,21 +63,34 @@ def log_path(log_dir: str, service: Service, executable: str, run_id: str) -> st
 
 
 def prune(path: str, in_use: Container[str], keep: int = KEPT_LOGS) -> None:
-    """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain. Failures are ignored.
+    """Remove the oldest logs of the service that `path` is a log of, so that `keep` remain, and of all services, so
+    that `MAX_LOGS` do. Failures are ignored.
 
     Those of `in_use` stay: somebody still writes there, and would go on unseen and unbounded in a file without a name.
-    One from the future was written before the clock was set back, so it counts as older than those of the past.
     """
     directory, name = os.path.split(path)
     prefix = name.rsplit(".", 3)[0] + "."
     with contextlib.suppress(OSError):
-        names = (entry for entry in os.listdir(directory) if entry.startswith(prefix) and entry.endswith(".log"))
-        now = time.time() + _CLOCK_SLACK_SECONDS
-        ages = [(os.path.getmtime(log), log) for log in (os.path.join(directory, entry) for entry in names)]
-        logs = [log for _, _, log in sorted((mtime <= now, mtime, log) for mtime, log in ages)]
-        for old in logs[:-keep]:
+        names = [entry for entry in os.listdir(directory) if _LOG_NAME.fullmatch(entry)]
+        own = [entry for entry in names if entry.startswith(prefix)]
+        doomed = set(_oldest(directory, own, len(own) - keep))
+        excess = len(names) - len(doomed) - MAX_LOGS
+        doomed.update(_oldest(directory, [entry for entry in names if entry not in doomed], excess))
+        for entry in doomed:
+            old = os.path.join(directory, entry)
             if old != path and old not in in_use:
                 os.unlink(old)
+
+
+def _oldest(directory: str, names: list[str], count: int) -> list[str]:
+    """Give the oldest logs. One from the future was written before the clock was set back, so it counts as older than
+    those of the past.
+    """
+    if count <= 0:
+        return []
+    now = time.time() + _CLOCK_SLACK_SECONDS
+    ages = [(os.path.getmtime(os.path.join(directory, name)), name) for name in names]
+    return [name for _, _, name in sorted((mtime <= now, mtime, name) for mtime, name in ages)[:count]]
 
 
 def open_log(path: str) -> int:

@@ -298,6 +298,9 @@ class Session:
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
                 elif not await self._heed(event):
                     return
+            if not self._introduced:
+                # Most probably it does not take our certificate for that of the node, and its own log says so.
+                self._report.warning(f"{self.audit_name} closed before it said a word: its own log may say why")
         except trio.TooSlowError:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:

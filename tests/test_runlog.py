@@ -207,3 +207,16 @@ def test_logs_from_before_the_clock_was_set_back_count_as_the_oldest(tmp_path: P
 
 def test_pruning_where_there_is_no_directory_is_nothing(tmp_path: Path) -> None:
     runlog.prune(str(tmp_path / "absent" / "app-00000000.20260101T000000-000000Z.abc.log"), ())
+
+
+def test_the_oldest_logs_of_all_services_go_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runlog, "MAX_LOGS", 3)
+    paths = [tmp_path / f"app-0000000{number}.20260101T000000-000000Z.abc.log" for number in range(6)]
+    foreign = tmp_path / "messages.log"
+    for second, path in enumerate([foreign, *paths]):
+        path.touch()
+        os.utime(path, (second, second))
+    runlog.prune(str(paths[-1]), {str(paths[1])})
+    assert sorted(tmp_path.iterdir()) == sorted([foreign, paths[1], *paths[3:]])

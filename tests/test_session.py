@@ -461,6 +461,15 @@ async def test_manager_that_asks_but_does_not_read_is_dropped_when_its_queue_is_
         assert "does not read" in pair.log.text
 
 
+async def test_peer_that_closes_before_it_said_a_word_is_named(autojump_clock: trio.testing.MockClock) -> None:
+    async with conversation() as pair:
+        assert isinstance(await pair.manager.hear(), Greeting)
+        await pair.manager.stream.aclose()
+        await pair.ended.wait()
+        assert "certificate" in pair.log.text
+        assert "closed before it said a word: its own log may say why" in pair.log.text
+
+
 async def test_bye_ends_the_session_without_a_word(autojump_clock: trio.testing.MockClock) -> None:
     async with conversation() as pair:
         await pair.begin()

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +43,23 @@ def leased(path: Path) -> Iterator[Lease]:
     finally:
         os.close(fd)
         signal.signal(signal.SIGIO, before)
+
+
+@contextlib.contextmanager
+def held_stores(key_store: Path, trust_store: Path, *, child: bool) -> Iterator[Callable[[], None]]:
+    """Hold whoever opens stores, in the program itself or in the child that opens them for it.
+
+    Gives what waits until it stands there. The program reads both stores before its child does, so the child is held
+    at the first one, which nobody has open while the program waits for the second.
+    """
+    with contextlib.ExitStack() as stack:
+        trust = stack.enter_context(leased(trust_store))
+
+        def wait_standing() -> None:
+            trust.wait_wanted()
+            if child:
+                key = stack.enter_context(leased(key_store))
+                trust.give_back()
+                key.wait_wanted()
+
+        yield wait_standing

@@ -1,10 +1,13 @@
-"""An application that runs until it is told to end, and says each time it starts."""
+"""Applications that do as they are told: one that runs until it is to end, and says each time it starts; and one that
+does not listen to TERM, and says when it does not."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pair import Guest, python, wait_until
+
+from appserver import procfs
 
 PATIENT = """
 import os, sys, time
@@ -13,6 +16,13 @@ with open(sys.argv[1] + '.starts', 'a') as file:
 while not os.path.exists(sys.argv[1] + '.go'):
     time.sleep(0.01)
 sys.exit(7)
+"""
+
+STUBBORN = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1], 'w').close()
+time.sleep(1000)
 """
 
 
@@ -31,3 +41,21 @@ class Patient:
 
     def starts(self) -> int:
         return len(Path(f"{self.path}.starts").read_text().splitlines())
+
+
+class Stubborn:
+    """One such application."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._path = guest.directory / "stubborn"
+        self.service = ("-service", *python(STUBBORN), str(self._path))
+
+    def wait_ready(self) -> None:
+        wait_until(self._path.exists, "the moment from which it ignores TERM")
+
+
+def unlocking_children(pid: int) -> list[int]:
+    """Give the children of a program that open its stores."""
+    return [
+        stat.pid for stat in procfs.descendants(pid) if b"pki.unlock" in Path(f"/proc/{stat.pid}/cmdline").read_bytes()
+    ]

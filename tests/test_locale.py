@@ -35,7 +35,9 @@ def latin_1(directory: Path) -> dict[str, str]:
     return {"LC_ALL": "de_DE.ISO-8859-1", "LOCPATH": str(directory), "PYTHONUTF8": "0"}
 
 
-@pytest.mark.parametrize("locale", [plain_c, latin_1], ids=["C", "ISO 8859-1"])
+@pytest.mark.parametrize(
+    "locale", [pytest.param(plain_c, id="C"), pytest.param(latin_1, id="ISO 8859-1", marks=pytest.mark.long)]
+)
 def test_word_that_is_not_ascii_starts_the_same_program(
     tmp_path: Path, keys: Path, locale: Callable[[Path], dict[str, str]]
 ) -> None:

@@ -46,6 +46,8 @@ async def open_process(request: Request, environment: Mapping[str, str]) -> trio
                 creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW,
             )
         account = attributes.account
+        if account is not None:
+            os.fchown(log_fd, account.uid, account.gid)  # its owner may open /dev/stderr anew, as scripts do
         return await trio.lowlevel.open_process(
             request.argv,
             executable=request.executable,
@@ -77,9 +79,12 @@ def _open_log(path: str) -> int:
     return msvcrt.open_osfhandle(handle, os.O_APPEND)
 
 
-def refusal(executable: str, error: OSError | ValueError) -> tuple[str, str]:
+def refusal(request: Request, error: OSError | ValueError) -> tuple[str, str]:
     """Give the code on the wire and the text for a start that failed."""
+    executable, directory = request.executable, request.attributes.directory
     number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and directory is not None and error.filename == directory:
+        return "start-failed", f"the directory {directory!r} that its rule names cannot be entered: {error.strerror}"
     if os.path.isdir(executable):
         return "is-a-directory", f"{executable!r} is a directory, a command was expected"
     if number is None:

@@ -118,7 +118,7 @@ class _Follower:
             try:
                 child = self.child = await open_process(self._request, environment)
             except (OSError, ValueError) as error:
-                self.write(phase="failed", failure=refusal(self._request.executable, error), gone=True)
+                self.write(phase="failed", failure=refusal(self._request, error), gone=True)
                 return
         self.write(phase="running", pid=child.pid, start_ticks=creation_time(child.pid))
 

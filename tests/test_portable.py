@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from appserver.attributes import PLAIN, Account, Attributes, Limit
 from appserver.census import Seen, Tree, creation_time, is_alive
 from appserver.effects import Terms
 from appserver.identity import Service
@@ -57,12 +59,17 @@ class Guest:
         self._news = trio.Event()
 
     def record(
-        self, *argv: str, state: State | None = None, boot: str | None = None, log_max_bytes: int = 1 << 20
+        self,
+        *argv: str,
+        state: State | None = None,
+        boot: str | None = None,
+        log_max_bytes: int = 1 << 20,
+        attributes: Attributes = PLAIN,
     ) -> None:
         log_path = str(self.path / "log")
         service = Service("vector", argv)
         request = Request("r1", service, argv[0], argv, log_path, log_max_bytes, boot or boot_id(), time.time())
-        self.records.create(request, state or State())
+        self.records.create(replace(request, attributes=attributes), state or State())
 
     async def follow(self) -> None:
         await self.processes.follow("r1", changed=self._changed, stopping=self._stopping)
@@ -94,8 +101,8 @@ class Guest:
             nursery.start_soon(self.follow)
             yield nursery.cancel_scope
 
-    async def run(self, *argv: str) -> State:
-        self.record(*argv)
+    async def run(self, *argv: str, attributes: Attributes = PLAIN) -> State:
+        self.record(*argv, attributes=attributes)
         with trio.fail_after(PATIENCE_SECONDS):
             await self.follow()
         assert self.on_record == self.states[-1]
@@ -161,6 +168,37 @@ async def test_what_cannot_be_started_is_refused_with_its_code(
     assert state.failure[0] == code
     assert str(program) in state.failure[1]
     assert (state.gone, state.pid, state.outcome) == (True, None, None)
+
+
+async def test_a_rule_gives_directory_and_environment_here_too(guest: Guest) -> None:
+    attributes = Attributes(directory="/usr", environment=(("EXTRA", "a=b"), ("PATH", "/elsewhere")))
+    state = await guest.run("/bin/sh", "-c", 'pwd; echo "$EXTRA $PATH"', attributes=attributes)
+    assert state.outcome is not None
+    assert (guest.path / "log").read_text() == "/usr\na=b /elsewhere\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="another user is root's to give")
+async def test_a_rule_gives_a_user_here_too(guest: Guest) -> None:
+    state = await guest.run("/bin/sh", "-c", "id -u; id -g; id -G", attributes=Attributes(Account(1, 2, (2, 3))))
+    assert state.outcome is not None
+    assert (guest.path / "log").read_text() == "1\n2\n2 3\n"
+    assert (guest.path / "log").stat().st_uid == 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        (Attributes(directory="/nowhere"), "the directory '/nowhere' that its rule names cannot be entered"),
+        (Attributes(limits=(Limit("core", 0, 0),)), "nobody can set them between fork and exec"),
+    ],
+)
+async def test_what_a_rule_wants_and_this_way_cannot_give_refuses_the_start(
+    guest: Guest, attributes: Attributes, told: str
+) -> None:
+    state = await guest.run("/bin/true", attributes=attributes)
+    assert state.failure is not None
+    assert state.failure[0] == "start-failed"
+    assert told in state.failure[1]
 
 
 async def test_a_server_that_lets_go_and_follows_again_still_learns_the_code(guest: Guest) -> None:

@@ -96,7 +96,8 @@ class Supervisor:
                 return
             asker = await self._permissions.asker(watcher, run)
             judged = run
-        if run is not None and run.phase is not Phase.ENDED and watcher not in run.watchers:
+        is_another = run is not None and run.run_id != run_id  # else its own reply was lost, and it asks again
+        if run is not None and is_another and run.phase is not Phase.ENDED and watcher not in run.watchers:
             self._report.info(f"attached to {self._name(run.run_id)}, asked by {watcher.audit_name}")
         self._apply(self._table.ask_run(watcher, run_id, service, terms, asker))
 

@@ -239,10 +239,11 @@ class _Case:
 
     def _judge_previous(self, ending: str, report: Report) -> Finding:
         """Judge what a manager was told of an earlier run: it must be the ending of one that nobody collected."""
+        own = self._start_of(report)
         earlier = [
             (place, start)
             for place, start in enumerate(self._notes.starts)
-            if start.pid != report.pid and start.at < report.ended_at
+            if start is not own and start.at < report.ended_at
         ]
         if ending == LOST:
             allowed = [pair for pair in earlier if self._may_be_lost(pair[1], report.ended_at)]

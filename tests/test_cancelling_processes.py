@@ -23,7 +23,9 @@ from cancelling import Probe, Swept, Way, sweep
 from fakes import Log
 from figures import record
 from test_cancelling import sweep_link, sweep_session
+from test_cancelling_dial import sweep_dial
 from test_cancelling_listener import sweep_connection, sweep_listener
+from test_cancelling_supervisor import sweep_played_supervisor
 
 from appserver.effects import Tell, TellEnded, TellRefused, Terms
 from appserver.identity import Service
@@ -190,6 +192,8 @@ def test_whatever_is_cancelled_at_any_point_leaves_nothing_and_loses_nothing(tmp
         sweep_orders(tmp_path),
         sweep_followers(tmp_path),
         sweep_supervisor(tmp_path),
+        sweep_played_supervisor(tmp_path),
+        sweep_dial(),
     ]
     columns = ["cancelled", "points", "cancellations", "left something behind"]
     record(

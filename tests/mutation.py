@@ -30,6 +30,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 
 import figures
 from mutants import Module, Mutant
@@ -42,7 +43,7 @@ SHARE_TO_NOTICE = 0.85
 AT_ONCE = 2
 """Tests of real processes measure time: more at once would fail by themselves on two cores."""
 
-PATIENCE = 4
+PATIENCE = 3
 MIN_LIMIT_SECONDS = 60
 """A mutant may take this many times what its tests take over the sound source, but at least so long."""
 
@@ -63,10 +64,8 @@ def _tests(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/test_{name}.py" for name in names)
 
 
-_ROOMS = ("waiting", "following", "describing", "survival")
-
 GROUPS = {
-    "services": Group(("appserver/services.py",), _tests("services", "table_sequences")),
+    "services": Group(("appserver/services.py",), _tests("services", "services_askers", "table_sequences")),
     "records": Group(
         ("appserver/records.py", "appserver/recordformat.py"), _tests("recovery", "records", "disk_faults")
     ),
@@ -74,7 +73,7 @@ GROUPS = {
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
-        _tests(*_ROOMS),
+        _tests("following", "waiting", "describing"),
         is_run_elsewhere=True,
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable")),
@@ -106,16 +105,22 @@ def main() -> int:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="of which modules")
     options = parser.parse_args()
     print(f"seed {options.seed}: the same seed over the same sources makes the same mutants", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _leave)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cmapp-mutation-") as directory:
         _copy(Path(directory))
         workers = ProcessPoolExecutor(AT_ONCE, get_context("fork"), _begin_worker, (directory,))
-        with workers:
+        try:
             limits = _check_itself(workers, options.groups)
             mutants = choose(options.groups, options.sample, options.seed)
             jobs = [Job(group, mutant, limits[group]) for group, mutant in mutants]
             verdicts = dict(_tried(workers, jobs))
+        except BaseException:
+            for pid in _children():
+                os.kill(pid, signal.SIGTERM)
+            raise
+        finally:
+            workers.shutdown(cancel_futures=True)
     return report(verdicts, options.seed, time.monotonic() - begun)
 
 
@@ -245,9 +250,13 @@ def _begin_worker(directory: str) -> None:
             continue
         _tree = tree
         break
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_child_subreaper = 36
     ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """End what was started on the way out: in a worker, the tests under way and whatever they started."""
+    sys.exit(1)
 
 
 def _try(job: Job) -> Verdict:

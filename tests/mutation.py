@@ -69,7 +69,7 @@ GROUPS = {
     "records": Group(
         ("appserver/records.py", "appserver/recordformat.py"), _tests("recovery", "records", "disk_faults")
     ),
-    "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol")),
+    "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol", "codec")),
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),

@@ -67,7 +67,8 @@ def _tests(*names: str) -> tuple[str, ...]:
 GROUPS = {
     "services": Group(("appserver/services.py",), _tests("services", "services_askers", "table_sequences")),
     "records": Group(
-        ("appserver/records.py", "appserver/recordformat.py"), _tests("recovery", "records", "disk_faults")
+        ("appserver/records.py", "appserver/recordformat.py"),
+        _tests("recordformat", "recovery", "records", "disk_faults"),
     ),
     "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol", "codec")),
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_watch")),

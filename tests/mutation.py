@@ -71,7 +71,7 @@ GROUPS = {
         _tests("recordformat", "recovery", "records", "disk_faults"),
     ),
     "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol", "codec")),
-    "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_watch")),
+    "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
         _tests("following", "waiting", "describing"),

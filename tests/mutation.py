@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="of which modules")
     options = parser.parse_args()
     print(f"seed {options.seed}: the same seed over the same sources makes the same mutants", flush=True)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cmapp-mutation-") as directory:
         _copy(Path(directory))
@@ -143,8 +143,6 @@ def choose(groups: list[str], sample: int, seed: int) -> list[tuple[str, Mutant]
 def report(verdicts: dict[Job, Verdict], seed: int, seconds: float) -> int:
     """Print the survivors and both tables; give the exit status."""
     survivors = [job.mutant for job, verdict in verdicts.items() if not verdict.noticed and job.mutant is not None]
-    for mutant in survivors:
-        print(f"\nsurvived: {mutant.path}:{mutant.line}\n{mutant.diff}")
     tried, noticed = (
         Counter(job.group for job in verdicts),
         Counter(job.group for job in verdicts if verdicts[job].noticed),
@@ -217,7 +215,8 @@ def _tried(workers: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[tuple[
         job, verdict = running[future], future.result()
         what = "the sound source" if job.mutant is None else f"{job.mutant.path}:{job.mutant.line}"
         word = "noticed " if verdict.noticed else "SURVIVED" if job.mutant is not None else "passes  "
-        print(f"[{done}/{len(running)}] {word} {verdict.seconds:5.1f} s  {what}  {verdict.by}", flush=True)
+        details = verdict.by if verdict.noticed or job.mutant is None else f"\n{job.mutant.diff}"
+        print(f"[{done}/{len(running)}] {word} {verdict.seconds:5.1f} s  {what}  {details}", flush=True)
         yield job, verdict
 
 
@@ -251,37 +250,43 @@ def _begin_worker(directory: str) -> None:
             continue
         _tree = tree
         break
+    signal.signal(signal.SIGTERM, _leave_worker)
     set_child_subreaper = 36
     ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """End what was started on the way out: in a worker, the tests under way and whatever they started."""
-    sys.exit(1)
+def _leave_worker(_number: int, _frame: FrameType | None) -> None:
+    _end_everybody()
+    os._exit(1)
 
 
 def _try(job: Job) -> Verdict:
     """Run the tests of a group over one source, in this worker's copy."""
-    path = None if job.mutant is None else _tree / job.mutant.path
     begun = time.monotonic()
-    if path is not None and job.mutant is not None:
-        path.write_text(job.mutant.source, encoding="utf-8")
+    if job.mutant is not None:
+        _write(job.mutant.path, job.mutant.source)
     try:
         noticed, by = _run_tests(GROUPS[job.group].tests, job.limit_seconds)
     finally:
         _end_everybody()
-        if path is not None and job.mutant is not None:
-            path.write_text(_source(job.mutant.path), encoding="utf-8")
+        if job.mutant is not None:
+            _write(job.mutant.path, _source(job.mutant.path))
     return Verdict(noticed, by, time.monotonic() - begun)
+
+
+def _write(path: str, source: str) -> None:
+    """Replace a module, and make sure that nothing compiled of the former one is run: its time may be the same."""
+    (_tree / path).write_text(source, encoding="utf-8")
+    for compiled in (_tree / path).parent.glob(f"__pycache__/{Path(path).stem}.*.pyc"):
+        compiled.unlink()
 
 
 def _run_tests(tests: tuple[str, ...], limit_seconds: float) -> tuple[bool, str]:
     temporary = _tree / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     python = str(_tree / ".venv" / "bin" / "python")
-    argv = [python, "-B", "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={temporary}"]
+    argv = [python, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={temporary}"]
     environment = {name: value for name, value in os.environ.items() if name != figures.VARIABLE}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a stale one could be run in the place of a change within a second
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [*argv, *tests], cwd=_tree, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -23,10 +23,13 @@ from mutmut.mutation.mutators import mutation_operators  # type: ignore[import-n
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One changed file: `path` below the root, the `line` of the change, the whole new `source`, and the difference."""
+    """One changed file: `path` below the root, the `line` of the change, the whole source before and after, and the
+    difference.
+    """
 
     path: str
     line: int
+    original: str
     source: str
     diff: str
 
@@ -64,7 +67,7 @@ class Module:
         lines = difflib.unified_diff(self.source.splitlines(), source.splitlines(), lineterm="", n=0)
         diff = "\n".join(line for line in lines if not line.startswith(("---", "+++")))
         line = diff.split("-", 1)[1].split(",")[0].split(" ")[0]
-        return Mutant(self.path, int(line), source, diff)
+        return Mutant(self.path, int(line), self.source, source, diff)
 
 
 def _mutable(node: cst.CSTNode) -> Iterator[cst.CSTNode]:

@@ -56,8 +56,8 @@ class Group:
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
-    is_run_elsewhere: bool = False
-    """The modules also run in processes that the tests start."""
+    run_elsewhere: tuple[str, ...] = ()
+    """Those of them that run in processes that the tests start, and hardly in the tests themselves."""
 
 
 def _tests(*names: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ GROUPS = {
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
         _tests("following", "waiting", "describing"),
-        is_run_elsewhere=True,
+        run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable")),
 }
@@ -109,11 +109,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cmapp-mutation-") as directory:
+        mutants = choose(options.groups, options.sample, options.seed)
         _copy(Path(directory))
         workers = ProcessPoolExecutor(AT_ONCE, get_context("fork"), _begin_worker, (directory,))
         try:
             limits = _check_itself(workers, options.groups)
-            mutants = choose(options.groups, options.sample, options.seed)
             jobs = [Job(group, mutant, limits[group]) for group, mutant in mutants]
             verdicts = dict(_tried(workers, jobs))
         except BaseException:
@@ -196,16 +196,13 @@ def _check_itself(workers: ProcessPoolExecutor, groups: list[str]) -> dict[str, 
 
 def _unusable(group: Group) -> Iterator[Mutant]:
     """Make a module of the group that cannot be imported: by nobody, or only not in processes that the tests start."""
-    for path in group.modules[:1]:
-        yield Mutant(path, 1, _source(path) + "\nraise ValueError('cannot be imported')\n", "cannot be imported")
-    if group.is_run_elsewhere:
-        for path in ("appserver/launcher.py", "appserver/waiter.py", "appserver/spawn.py"):
-            end = "\nif 'pytest' not in sys.modules:\n    raise ValueError('cannot be imported')\n"
-            yield Mutant(path, 1, _source(path) + end, "cannot be imported by processes that tests start")
-
-
-def _source(path: str) -> str:
-    return (ROOT / path).read_text(encoding="utf-8")
+    broken = "cannot be imported"
+    source = (ROOT / group.modules[0]).read_text(encoding="utf-8")
+    yield Mutant(group.modules[0], 1, source, f"{source}\nraise ValueError({broken!r})\n", broken)
+    for path in group.run_elsewhere:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        end = f"\nif 'pytest' not in sys.modules:\n    raise ValueError({broken!r})\n"
+        yield Mutant(path, 1, source, source + end, broken)
 
 
 def _tried(workers: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[tuple[Job, Verdict]]:
@@ -270,7 +267,7 @@ def _try(job: Job) -> Verdict:
     finally:
         _end_everybody()
         if job.mutant is not None:
-            _write(job.mutant.path, _source(job.mutant.path))
+            _write(job.mutant.path, job.mutant.original)
     return Verdict(noticed, by, time.monotonic() - begun)
 
 

@@ -122,6 +122,25 @@ def test_an_ending_that_nobody_was_told_of_is_found() -> None:
     assert columns_of(service(), twice, before, falsely_told)[oracle.WRONG] == 1
 
 
+def test_endings_that_are_alike_are_told_apart() -> None:
+    thrice = "".join(f"start 1{at} 0 {at}.0\nend 1{at} signal:13 {at}.5\n" for at in (1, 2, 3))
+    told = "an earlier run of the application ended without a manager after 0.5 s: ended by signal 13 (SIGPIPE)"
+    first = Report(0.5, 1.2, -9, killed=True, pid=11, claim="started")
+    second = Report(0.5, 2.2, -9, log=told, previous=["signal:13"], killed=True, pid=12, claim="started")
+    quick = f"started {SAID}: it has ended already"
+    third = report(141, told, quick, ended("ended by signal 13 (SIGPIPE)"))
+    assert columns_of(service("signal"), thrice, first, second, third) == {oracle.RIGHT: 3}
+    assert columns_of(service("signal"), thrice, first, third)[oracle.UNTOLD] == 1
+
+
+def test_an_earlier_run_may_have_been_stopped_before_it_noted_anything() -> None:
+    told = "an earlier run of the application ended without a manager after 0.1 s: ended by signal 15 (SIGTERM)"
+    halted = Report(0.5, 1.0, -9, killed=True, halted_at=0.8, pid=9, claim="started")
+    seven = report(7, told, started(), ended("exited with code 7, by itself"))
+    assert columns_of(service(term="code:4"), SEVEN, halted, seven) == {oracle.RIGHT: 2}
+    assert columns_of(service(term="code:4"), SEVEN, seven)[oracle.WRONG] == 1
+
+
 def test_a_stop_is_judged_by_what_the_application_makes_of_it() -> None:
     notes = "start 10 0 1.5\nchild 11 1.6\n"
     by_signal = report(143, started(), ended("ended by signal 15 (SIGTERM), stopped by cmappmgr"), halted_at=3.0)

@@ -195,7 +195,7 @@ class PlayedGuest:
     async def connect(self, name: str, poll_seconds: float) -> Talk:
         ours, theirs = trio.testing.memory_stream_pair()
         session = Session(theirs, self.supervisor, self.log.as_report(), PeerName("192.0.2.7", "AB:CD"))
-        self._server.start_soon(session.serve)
+        self.serve_soon(session)
         manager = Manager(ours)
         silence = max(MIN_SILENCE_SECONDS, SILENT_POLLS * poll_seconds)
         talk = Talk(manager, trio.CancelScope(), silence, spoke_at=trio.current_time())
@@ -204,6 +204,9 @@ class PlayedGuest:
         self._server.start_soon(self._listen, talk)
         self.talks[name] = talk
         return talk
+
+    def serve_soon(self, session: Session) -> None:
+        self._server.start_soon(session.serve)
 
     @staticmethod
     async def _listen(talk: Talk) -> None:

@@ -186,7 +186,7 @@ class Listener:
     async def _serve_guest(self, guest: _Guest) -> None:
         if len(self._guests) >= self.max_sessions:
             text = f"{len(self._guests)} managers have a session already, and no more than {self.max_sessions} may"
-            self._report.warning(f"refused {guest.session}: {text}")
+            self._report.warning(f"refused {guest.session.audit_name}: {text}")
             await guest.session.refuse("sessions", text)
             return
         self._guests.add(guest)

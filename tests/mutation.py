@@ -74,7 +74,7 @@ GROUPS = {
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
-        _tests("following", "waiting", "describing"),
+        _tests("waiter_rules", "following", "waiting", "describing"),
         run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable")),
@@ -137,6 +137,7 @@ def choose(groups: list[str], sample: int, seed: int) -> list[tuple[str, Mutant]
         wanted = sample * (place + 1) // len(groups) - sample * place // len(groups)
         chosen += [(name, mutant) for mutant, _ in zip(drawn, range(wanted), strict=False)]
         print(f"{name}: {wanted} of {len(numbers)} changes of {', '.join(GROUPS[name].modules)}", flush=True)
+    chooser.shuffle(chosen)  # what takes long does not come all at the end
     return chosen
 
 

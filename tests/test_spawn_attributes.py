@@ -1,0 +1,111 @@
+"""What an application gets by its rule, and what is said where it cannot have it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("spawns by fork", allow_module_level=True)
+
+from appserver.attributes import PLAIN, Account, Attributes, Limit
+from appserver.spawn import SpawnError, _spawn_error, spawn
+
+SHOW = 'pwd; umask; ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj; echo "$A"; read x || echo null'
+
+
+def output(log: Path, attributes: Attributes) -> list[str]:
+    with log.open("ab") as file:
+        argv = ("sh", "-c", SHOW)
+        pid = spawn(
+            "/bin/sh", argv, {b"PATH": os.fsencode(os.defpath), b"A": b"x"}, file.fileno(), lambda _: None, attributes
+        )
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return log.read_text().split()
+
+
+def test_what_its_rule_sets_is_in_force(tmp_path: Path) -> None:
+    attributes = Attributes(directory=str(tmp_path), limits=(Limit("nofile", 20, 30),))
+    assert output(tmp_path / "log", attributes) == [str(tmp_path), "0022", "20", "30", "0", "x", "null"]
+
+
+def test_without_a_rule_it_starts_at_the_root(tmp_path: Path) -> None:
+    found = output(tmp_path / "log", PLAIN)
+    assert found[:2] == ["/", "0022"]
+    assert found[4:] == ["0", "x", "null"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user")
+def test_user_group_and_groups_are_those_of_the_rule(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as file:
+        argv = ("sh", "-c", "grep -E 'Uid|Gid|Groups' /proc/self/status")
+        account = Attributes(account=Account(4001, 4002, (4003, 4004)))
+        environment = {b"PATH": os.fsencode(os.defpath)}
+        pid = spawn("/bin/sh", argv, environment, file.fileno(), lambda _: None, account)
+    os.waitpid(pid, 0)
+    found = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert found == [["Uid:", *["4001"] * 4], ["Gid:", *["4002"] * 4], ["Groups:", "4003", "4004"]]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        (
+            Attributes(directory="/nowhere/at"),
+            "the directory '/nowhere/at' that its rule names cannot be entered: No such file or directory (errno:2)",
+        ),
+        (
+            Attributes(limits=(Limit("nofile", 30, 20),)),
+            "the limit 'nofile' of its rule cannot be set: Invalid argument (errno:22)",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_named(tmp_path: Path, attributes: Attributes, text: str) -> None:
+    with (tmp_path / "log").open("ab") as file, pytest.raises(SpawnError) as caught:
+        spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None, attributes)
+    assert (caught.value.code, str(caught.value)) == ("start-failed", text)
+
+
+@pytest.mark.parametrize(
+    ("executable", "report", "code", "text"),
+    [
+        ("/", f"exec {errno.EACCES}", "is-a-directory", "'/' is a directory, a command was expected"),
+        ("/", f"exec {errno.EISDIR}", "is-a-directory", "'/' is a directory, a command was expected"),
+        ("/x", f"exec {errno.EACCES}", "not-executable", "'/x' cannot be executed: permission denied (errno:13)"),
+        (
+            "/x",
+            f"user {errno.EPERM}",
+            "start-failed",
+            "the user of its rule cannot be taken on: Operation not permitted (errno:1)",
+        ),
+        (
+            "/x",
+            f"directory {errno.EACCES}",
+            "start-failed",
+            "the directory '/' that its rule names cannot be entered: Permission denied (errno:13)",
+        ),
+    ],
+)
+def test_the_childs_report_becomes_a_refusal(executable: str, report: str, code: str, text: str) -> None:
+    error = _spawn_error(executable, PLAIN, report.encode())
+    assert (error.code, str(error)) == (code, text)
+
+
+def test_nothing_is_left_open_whatever_comes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_fork() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with (tmp_path / "log").open("ab") as file:
+        before = os.listdir("/proc/self/fd")
+        os.waitpid(spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None), 0)
+        with pytest.raises(SpawnError):
+            spawn("/nowhere", ("true",), {}, file.fileno(), lambda _: None)
+        monkeypatch.setattr(os, "fork", no_fork)
+        with pytest.raises(SpawnError, match="^cannot fork: Resource temporarily unavailable$") as caught:
+            spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None)
+        assert caught.value.code == "start-failed"
+        assert os.listdir("/proc/self/fd") == before

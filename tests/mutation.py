@@ -74,7 +74,9 @@ GROUPS = {
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
-        _tests("waiter_rules", "follower_rules", "spawn_attributes", "following", "waiting", "describing"),
+        _tests(
+            "waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes", "following", "waiting", "describing"
+        ),
         run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable")),

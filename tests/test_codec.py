@@ -256,6 +256,8 @@ def test_what_a_peer_must_have_is_written_down_with_every_part() -> None:
 def test_every_optional_field_arrives() -> None:
     running = Running(1, RUN, "running", True, 7, 1.0, 2.0, "/l", Previous(RUN, Exited(3)))
     assert decode(encode(running)) == running
+    ended = Ended(5, RUN, Exited(3), ("a",), Previous(RUN, Exited(4)))
+    assert decode(encode(ended)) == ended
     status = Status(1, RUN, "starting", 7, 1.0, 2.0, 3)
     assert decode(encode(status)) == status
     assert decode(encode(Refused(5, "limit", "why"))) == Refused(5, "limit", "why")

@@ -470,3 +470,14 @@ def test_a_tree_has_died_out_only_when_two_looks_in_a_row_show_nobody() -> None:
         tree.update(look)
         found.append(tree.has_died_out)
     assert found == [False, False, False, False, True]
+
+
+def test_orders_for_a_run_that_will_never_be_followed_are_dropped(tmp_path: Path) -> None:
+    processes = PortableProcesses(Records(str(tmp_path)), ENVIRONMENT)
+    processes.order_stop("r1", "me", 5.0)
+    processes.set_terms("r1", Terms("stop", 5.0))
+    assert (processes._early_stops, processes._early_terms) == ({"r1": ("me", 5.0)}, {"r1": Terms("stop", 5.0)})
+    assert not processes.is_watched("r1")
+    processes.forget("r1")
+    processes.forget("r1")
+    assert (processes._early_stops, processes._early_terms) == ({}, {})

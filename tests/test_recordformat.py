@@ -394,3 +394,20 @@ def test_a_run_that_was_not_started_and_cannot_be_removed_is_void(
     assert records.get("fresh").read_state() == State(phase="failed", gone=True)
     assert records.get("runs").read_state() == STATE
     assert records.get("forked").read_state() == State(pid=7)
+
+
+def test_one_file_that_cannot_be_thrown_away_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = made(tmp_path)
+    records.create(REQUEST, State())
+    unlink = os.unlink
+
+    def stubborn(path: str, *, dir_fd: int | None = None) -> None:
+        if os.path.basename(path) != "collected":
+            unlink(path, dir_fd=dir_fd)
+        else:
+            raise OSError(5, "Input/output error", path)
+
+    monkeypatch.setattr(os, "unlink", stubborn)
+    records.remove(RUN)
+    assert records.all() == []
+    assert os.listdir(tmp_path / "runs" / f".old-{RUN}") == ["collected"]

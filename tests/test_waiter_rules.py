@@ -287,6 +287,18 @@ def test_the_log_is_trimmed_at_its_pace_or_at_once_and_with_its_bound(bench: Ben
     assert bench.done == [trimmed, trimmed]
 
 
+def test_the_main_process_is_recorded_with_all_that_tells_it_apart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "oom_kills", lambda: 6)
+    bench.waiter._record_pid(os.getpid())
+    state = replace(RUNNING, pid=os.getpid(), start_ticks=somebody(1).start_ticks)
+    assert bench.state() == replace(state, started_at=1000.0, started_monotonic=100.0, oom_kills=6)
+    text = "the kernel does not show the new process under /proc"
+    with pytest.raises(ProcessLookupError, match=text):
+        bench.waiter._record_pid(1 << 22)
+
+
 # Taking the place of another.
 
 

@@ -190,7 +190,10 @@ class Dialer:
             raise
 
     async def _connect_to(self, family: int, address: Address) -> trio.SocketStream:
-        opened = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened = trio.socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # a host without IPv6 that is told of an address of it, or without descriptors
+            raise ContactError(explain(error)) from error
         try:
             with trio.move_on_after(min(CONNECT_SECONDS, self._handshake_seconds)):
                 self._notice_death(opened)

@@ -104,7 +104,7 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
 
 
 def _check(settings: ServerSettings) -> int:
-    from appserver.daemon import grants_of, load_trust, unknown_sections
+    from appserver.daemon import grants_of, load_trust, odd_sections
     from appserver.rules import show_policy
     from appserver.statelock import StateDirError, check_state_dir
 
@@ -126,8 +126,8 @@ def _check(settings: ServerSettings) -> int:
         f"logs           {settings.log_dir}, {settings.log_max_bytes} bytes each",
         *show_policy(settings.policy),
     ]
-    unknown = unknown_sections(settings, grants_of(settings, trust))
-    print("\n".join([*lines, *unknown, *([] if unknown else ["all in order"])]))
+    odd = odd_sections(settings, grants_of(settings, trust))
+    print("\n".join([*lines, *odd, *([] if odd else ["all in order"])]))
     return EXIT_OK
 
 

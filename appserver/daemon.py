@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import final
@@ -46,17 +46,25 @@ def load_trust(settings: ServerSettings) -> Trust:
     return Trust(server_context(material), material)
 
 
-def grants_of(settings: ServerSettings, trust: Trust) -> Grants:
-    """Find out whose the sections of certificates are."""
-    return Grants(settings.policy.grants, {fingerprint(pin.der): pin.alias for pin in trust.material.pins})
+def grants_of(settings: ServerSettings, trust: Trust, distrusted: Iterable[str] = ()) -> Grants:
+    """Find out whose the sections of certificates are; `distrusted` are fingerprints of sessions that only stay."""
+    aliases = {fingerprint(pin.der): pin.alias for pin in trust.material.pins}
+    return Grants(settings.policy.grants, aliases, distrusted)
 
 
-def unknown_sections(settings: ServerSettings, grants: Grants) -> list[str]:
-    """Say which sections are nobody's: a typing error, or a certificate that is trusted no more."""
-    return [
-        f"{settings.config_path}: the section {name!r} names no certificate in {settings.keys.trust_store}: "
+def odd_sections(settings: ServerSettings, grants: Grants) -> list[str]:
+    """Say which sections are nobody's, a typing error or a certificate that is trusted no more, and which are not
+    heeded.
+    """
+    where, store = settings.config_path, settings.keys.trust_store
+    lines = [
+        f"{where}: the section {name!r} names no certificate in {store}: "
         "'cmapppki list' shows their aliases and fingerprints"
         for name in grants.unknown
+    ]
+    return lines + [
+        f"{where}: the section {name!r} is not heeded: its certificate has one by its fingerprint"
+        for name in grants.doubled
     ]
 
 
@@ -76,7 +84,7 @@ async def run_daemon(
         processes = open_processes(records, environment, report)
         raise_limit(settings, report)
         grants = grants_of(settings, trust)
-        for line in unknown_sections(settings, grants):
+        for line in odd_sections(settings, grants):
             report.warning(line)
         supervisor = Supervisor(settings, records, processes, environment, report, grants)
         listener = Listener(supervisor, report, trust, settings.max_processes)
@@ -186,9 +194,9 @@ class _Daemon:
             settings = replace(settings, listen=old.listen, port=old.port, state_dir=old.state_dir)
         self._settings = settings
         raise_limit(settings, self._report)
-        grants = grants_of(settings, trust)
-        for line in unknown_sections(settings, grants):
+        distrusted = self._listener.reload(trust, settings.max_processes)
+        grants = grants_of(settings, trust, distrusted)
+        for line in odd_sections(settings, grants):
             self._report.warning(line)
         self._supervisor.reconfigure(settings, grants)
-        self._listener.reload(trust, settings.max_processes)
         self._report.info("configuration and keys read again and in force")

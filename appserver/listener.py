@@ -121,17 +121,22 @@ class Listener:
         for line in self._reminder.due(watched, time.time(), trio.current_time()):
             self._report.warning(line)
 
-    def reload(self, trust: Trust, max_processes: int) -> None:
-        """Use other keys from the next connection on; name those who would be refused then."""
+    def reload(self, trust: Trust, max_processes: int) -> set[str]:
+        """Use other keys from the next connection on; name those who would be refused then, and give their
+        fingerprints.
+        """
         self._trust = trust
         self._watched = watched_in(trust.material, "a manager")
         self._remind()
         self.max_sessions = SESSIONS_PER_PROCESS * max_processes
+        distrusted: set[str] = set()
         for guest in self._guests:
             reason = _refusal(guest, trust.material)
             if reason is not None:
                 text = f"stays until its session ends, and will be refused at its next connection: {reason}"
                 self._report.warning(f"{guest.session} {text}")
+                distrusted.add(guest.session.fingerprint)
+        return distrusted
 
     async def drain(self, reason: str) -> None:
         """Let all managers go, and wait until they have, `DRAIN_SECONDS` at most."""

@@ -1,7 +1,8 @@
 """What the section of a manager's certificate has against what it asks: the impure half of `rules`.
 
 A pattern is matched with all links resolved, which may hang with a file system. So the question is asked in a thread,
-and only for a certificate whose section narrows anything; that one manager waits for the answer, nobody else.
+and only for a certificate whose section narrows anything, and within a bound. That one manager waits for the answer;
+where it had joined a start, the start does, too.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from appserver.effects import Asker, Run, Watcher
 from appserver.rules import NO_GRANTS, Grant, Grants, Verb
 from appserver.runas import own_user
 
-MAX_LOOK_UPS = 100
-"""Programs and patterns looked up at one time, each in a thread: so many may lie on file systems that hang before
-anything else waits."""
+MAX_JUDGED = 50
+"""Patterns looked at at one time, each in a thread; starts have threads of their own."""
+
+JUDGE_SECONDS = 5.0
+"""For one of them. A session that waits for longer hears neither its manager nor its end."""
 
 
 @final
 class Permissions:
-    """The sections in force. `grants` may be changed at any moment; `looking_up` bounds the threads."""
+    """The sections in force. `grants` may be changed at any moment."""
 
     def __init__(self, grants: Grants = NO_GRANTS) -> None:
         self.grants = grants
-        self.looking_up = trio.CapacityLimiter(MAX_LOOK_UPS)
+        self._judging = trio.CapacityLimiter(MAX_JUDGED)
         self.own_user = own_user()
 
     async def asker(self, watcher: Watcher, run: Run | None) -> Asker:
@@ -39,8 +42,10 @@ class Permissions:
         """Say what is against a verb for a run that is there; None for nothing."""
         grant = self.grants.of(watcher.fingerprint)
         is_own = run.owner == watcher.fingerprint
-        if not grant.is_narrow or (is_own and verb == "attach"):
+        if not grant.is_narrow or (is_own and (verb == "attach" or grant.own_only)):
             return None
+        if grant.own_only:
+            return f"this manager's certificate is {grant.name}, and it has not started this"
         if run.program is None:  # it is being looked for: whoever joins now is judged when it has been found
             return None if verb == "attach" or is_own else "what it runs is still being looked for: try again"
         return self._wrong_user(grant, verb, run) or await self._wrong_program(grant, verb, run.program)
@@ -53,10 +58,15 @@ class Permissions:
         return f"this manager's section {grant.name!r} {only}"
 
     async def _wrong_program(self, grant: Grant, verb: Verb, program: str) -> str | None:
-        if grant.patterns(verb) is None or await trio.to_thread.run_sync(
-            permits, grant, verb, program, abandon_on_cancel=True, limiter=self.looking_up
-        ):
+        if grant.patterns(verb) is None:
             return None
+        with trio.move_on_after(JUDGE_SECONDS) as patience:
+            if await trio.to_thread.run_sync(
+                permits, grant, verb, program, abandon_on_cancel=True, limiter=self._judging
+            ):
+                return None
+        if patience.cancelled_caught:
+            return f"the patterns of this manager's section {grant.name!r} lie on a file system that hangs: try again"
         return f"this manager's section {grant.name!r} does not permit to {_IN_WORDS[verb]} {program!r}"
 
 

@@ -163,7 +163,7 @@ def _found(record: RunRecord, request: Request | None, state: State, *, same_boo
     service = request.service if request is not None else _nameless(record.run_id)
     log_path = request.log_path if request is not None else None
     run = Run(record.run_id, service, log_path=log_path, collected=record.is_collected(), program="")
-    if request is not None:  # else no rule knows what it is, and only who may do everything may do anything about it
+    if request is not None:  # else no pattern but `*` matches it
         run.owner, run.asked_by, run.user = request.owner, request.asked_by, request.user
         run.program = request.program or request.executable
     if state.phase != "starting":

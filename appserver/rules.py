@@ -56,6 +56,8 @@ class Grant:
     stop: Patterns | None = None
     user: str | None = None
     max_processes: int | None = None
+    own_only: bool = False
+    """Nothing may be started, and only what this certificate has started be attached to and stopped."""
 
     def patterns(self, verb: Verb) -> Patterns | None:
         """Give what limits a verb: where nothing is said of attaching or stopping, what is said of starting holds."""
@@ -65,10 +67,13 @@ class Grant:
     @property
     def is_narrow(self) -> bool:
         """Tell whether it takes anything away but a number of processes."""
-        return not all(value is None for value in (self.start, self.attach, self.stop, self.user))
+        return self.own_only or not all(value is None for value in (self.start, self.attach, self.stop, self.user))
 
 
 EVERYTHING = Grant("nobody's")
+
+DISTRUSTED = Grant("trusted no more", start=(), own_only=True)
+"""For the sessions of a certificate that a reload has taken out of the trust store: they stay, but nothing begins."""
 
 
 @final
@@ -93,20 +98,33 @@ OPEN = Policy()
 class Grants:
     """The sections of certificates, and whose they are."""
 
-    def __init__(self, grants: Iterable[Grant], aliases: Mapping[str, str | None]) -> None:
-        """Take the grants, and of every trusted certificate the fingerprint and the alias."""
+    def __init__(
+        self, grants: Iterable[Grant], aliases: Mapping[str, str | None], distrusted: Iterable[str] = ()
+    ) -> None:
+        """Take the grants, of every trusted certificate the fingerprint and the alias, and the fingerprints of those
+        that have a session but are trusted no more.
+        """
         by_name = {grant.name: grant for grant in grants}
         self._others = by_name.pop(OTHERS, EVERYTHING)
-        self._of: dict[str, Grant] = {}
+        # A name that is a fingerprint is nobody's alias, whatever somebody has called the certificate that he sent.
+        self._of = {name: grant for name, grant in by_name.items() if is_fingerprint(name)}
+        known = {bare_fingerprint(fingerprint): (alias or "").casefold() for fingerprint, alias in aliases.items()}
         used = set[str]()
-        for fingerprint, alias in aliases.items():
-            for name in (bare_fingerprint(fingerprint), (alias or "").casefold()):
-                if name in by_name:
-                    used.add(name)
-                    self._of.setdefault(bare_fingerprint(fingerprint), by_name[name])
-        self._of |= {name: grant for name, grant in by_name.items() if is_fingerprint(name)}
+        doubled: list[str] = []
+        for fingerprint, alias in known.items():
+            if fingerprint in self._of:
+                used.add(fingerprint)
+            if alias in by_name and not is_fingerprint(alias):
+                used.add(alias)
+                if fingerprint in self._of:
+                    doubled.append(alias)
+                self._of.setdefault(fingerprint, by_name[alias])
+        for fingerprint in distrusted:
+            self._of[bare_fingerprint(fingerprint)] = DISTRUSTED
         self.unknown = tuple(name for name in by_name if name not in used)
         """Sections that name no trusted certificate, in the order of the file."""
+        self.doubled = tuple(doubled)
+        """Sections by an alias whose certificate has one by its fingerprint, which counts."""
 
     def of(self, fingerprint: str) -> Grant:
         """Give what the holder of a certificate may do."""

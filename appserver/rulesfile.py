@@ -33,6 +33,9 @@ MAX_LIMIT = 2**63 - 1
 """setrlimit(2) counts in 64 bits, the largest of which mean no limit."""
 
 _RULE = re.compile(r"rule\b\s*(.*)", re.DOTALL)
+_POSITION = re.compile(r"certificate \d+")
+"""What certificates of a PEM trust store are called, which has no aliases."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -51,7 +54,13 @@ def read_policy(document: Document, own: Values, max_processes_limit: int) -> Po
             rules.append(_rule(rule.group(1), values, f"{document.path}:{line}"))
         else:
             values = Values(document.path, entries, GRANT_KEYS, repeatable=("start", "attach", "stop"))
-            grants.append(_grant(section, values, max_processes_limit))
+            grant = _grant(section, values, max_processes_limit)
+            if any(other.name == grant.name for other in grants):
+                raise SettingsError(f"{document.path}:{line}: a second section of the certificate {section!r}")
+            if _POSITION.fullmatch(section):
+                text = f"{section!r} is its place in a PEM file, which changes: name its fingerprint"
+                raise SettingsError(f"{document.path}:{line}: {text}")
+            grants.append(grant)
     return Policy(_patterns(own, "allow"), tuple(rules), tuple(grants))
 
 

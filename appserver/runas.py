@@ -68,7 +68,11 @@ else:
     def _account(user: str | None, group: str | None) -> tuple[Account | None, _Variables]:
         entry = _entry_of(user if user is not None else str(os.geteuid()))
         gid = _group_id(group) if group is not None else entry.pw_gid
-        account: Account | None = Account(entry.pw_uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)))
+        try:
+            groups = tuple(os.getgrouplist(entry.pw_name, gid))
+        except (OverflowError, OSError) as error:
+            raise CommandError("start-failed", f"the group {group!r} cannot be taken on: {error}") from error
+        account: Account | None = Account(entry.pw_uid, gid, groups)
         if os.geteuid() != 0:
             if (entry.pw_uid, gid) != (os.geteuid(), os.getegid()):
                 text = f"only root can start anything as another user, and the server runs as {own_user()!r}"
@@ -82,7 +86,7 @@ else:
     def _entry_of(user: str) -> pwd.struct_passwd:
         try:
             return pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
-        except KeyError as error:
+        except (KeyError, OverflowError) as error:
             raise CommandError("start-failed", f"there is no user {user!r} in this guest") from error
 
     def _group_id(group: str) -> int:

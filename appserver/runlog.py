@@ -34,6 +34,10 @@ _CLOCK_SLACK_SECONDS = 60.0
 _LOG_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{8}\.\d{8}T\d{6}-\d{6}Z\.[0-9a-z]{1,8}\.log")
 """What `log_path` makes: other files may lie in the directory too."""
 
+_NEVER_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""A run's user may own its log and hold a lease on it (fcntl(2), F_SETLEASE): an open that waits for it to be given up
+would take 45 seconds of the server's only thread."""
+
 _COPY_BYTES = 256 * 1024
 _MAX_NAME_CHARACTERS = 40
 
@@ -103,7 +107,7 @@ def trim(path: str, max_bytes: int) -> bool:
 
     Raises OSError. A crash in the middle leaves a log with its lines out of order, never a larger one.
     """
-    fd = os.open(path, os.O_RDWR | OPEN_FLAGS)
+    fd = os.open(path, os.O_RDWR | OPEN_FLAGS | _NEVER_WAIT)
     try:
         size = os.fstat(fd).st_size
         if size <= max_bytes:
@@ -130,7 +134,7 @@ def tail(path: str, lines: int) -> list[str]:
     if lines <= 0:
         return []
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | OPEN_FLAGS | _NEVER_WAIT), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - MAX_TAIL_BYTES)
             file.seek(start)

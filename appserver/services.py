@@ -86,6 +86,10 @@ class Services:
             self._current[run.service] = run
         return self._drop_old()
 
+    def standing(self, service: Service) -> Run | None:
+        """Find the run that stands in the way of another start of a service."""
+        return self._current.get(service)
+
     def would_join(self, run_id: str, service: Service) -> Run | None:
         """Find the run that `ask_run` would have a manager attach to, or show the end of."""
         known = self.find(run_id)

@@ -53,6 +53,9 @@ MIN_SILENCE_SECONDS = 15.0
 SILENT_POLLS = 3
 """Three polls missed, but never less than 15 seconds: a guest host that is busy, or pauses to migrate, is not gone."""
 
+MAX_SILENCE_SECONDS = 86400.0
+"""Whatever it says of its polls: one that never polls must not hold a session for ever."""
+
 SEND_SECONDS = 15.0
 """A manager that does not take a message for this long is gone; half-sent, the stream is of no use anyway."""
 
@@ -131,8 +134,9 @@ class Session:
     @property
     def audit_name(self) -> str:
         """Say who asks, for the log."""
-        name = f"{self._name} at {self.peer.address}" if self._introduced else self._name
-        return f"{name}, certificate {self.peer.fingerprint}"
+        # What is proven comes first: the name is the peer's own words, and may look like anything.
+        proven = f"certificate {self.peer.fingerprint} at {self.peer.address}"
+        return f"{proven}, {self._name!r}" if self._introduced else proven
 
     @property
     def fingerprint(self) -> str:
@@ -323,7 +327,8 @@ class Session:
                 program = message.software.partition(" ")[0] or "a manager"
                 self._name = printable(f"{program}[{message.pid}] on {message.host}")[:MAX_PEER_NAME_CHARACTERS]
                 self._introduced = True
-                self._silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
+                silence_seconds = max(MIN_SILENCE_SECONDS, SILENT_POLLS * message.poll_seconds)
+                self._silence_seconds = min(silence_seconds, MAX_SILENCE_SECONDS)
                 if message.version not in VERSIONS:
                     self._say(
                         Refused(None, "version", f"this server speaks version {VERSIONS[-1]}, not {message.version}")

@@ -21,6 +21,9 @@ from appserver.recovery import this_boot
 from appserver.runas import attributes_for, effective_user
 from appserver.settings import ServerSettings
 
+MAX_LOOK_UPS = 100
+"""Programs looked for at one time, each in a thread: so many may lie on file systems that hang before a start waits."""
+
 
 @final
 class Starting:
@@ -31,6 +34,7 @@ class Starting:
     ) -> None:
         self.settings = settings
         self.serial = 0
+        self.looking_up = trio.CapacityLimiter(MAX_LOOK_UPS)
         self._records = records
         self._environment = dict(environment)
         self._permissions = permissions
@@ -42,7 +46,7 @@ class Starting:
         """
         # In a thread: the program may lie on a network file system that hangs, and that must hold up this start only.
         request = await trio.to_thread.run_sync(
-            self._make_request, launch, abandon_on_cancel=True, limiter=self._permissions.looking_up
+            self._make_request, launch, abandon_on_cancel=True, limiter=self.looking_up
         )
         self.serial += 1
         request = replace(request, serial=self.serial)

@@ -27,6 +27,7 @@ from appserver.effects import (
     Run,
     SetTerms,
     TellRefused,
+    TellRunning,
     Terms,
     Watcher,
 )
@@ -77,9 +78,28 @@ class Supervisor:
             await background.start(self._processes.serve)
             async with trio.open_nursery() as self._following:
                 for run_id in self._found_again:
-                    self._following.start_soon(self._follow, run_id)
+                    if self._was_never_executed(run_id):
+                        self._report.info(f"dropped a start that was asked for, but not made: {self._name(run_id)}")
+                        self._apply(
+                            self._table.not_started(run_id, "start-failed", "the server ended before its start")
+                        )
+                    else:
+                        self._following.start_soon(self._follow, run_id)
                 task_status.started()
                 await trio.sleep_forever()
+
+    def _was_never_executed(self, run_id: str) -> bool:
+        """Tell whether a run found again is but a wish of the past: rules and times may have changed, and a manager
+        that still has it asks again.
+        """
+        if self._processes.is_watched(run_id):
+            return False
+        # Read after the lock was seen free, with no launcher of a former server alive: nobody will change it any more.
+        try:
+            state = self._records.get(run_id).read_state()
+        except DamagedRecordError:
+            return False
+        return state.phase == "starting" and state.pid is None and state.started_at is None
 
     def reconfigure(self, settings: ServerSettings, grants: Grants = NO_GRANTS) -> None:
         """Heed new settings from the next request on; what runs goes on, also over a lowered limit."""
@@ -90,15 +110,12 @@ class Supervisor:
     async def run(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
         """A manager wants a service to run, or to attach to it. Cancelled, nothing has been asked."""
         judged: Run | None = None
-        asker = await self._permissions.asker(watcher, None)
+        asker = await self._permissions.asker(watcher, self._table.standing(service))
         while (run := self._table.would_join(run_id, service)) is not None and run is not judged:
             if await self._is_refused(watcher, "attach", run, run_id):
                 return
             asker = await self._permissions.asker(watcher, run)
             judged = run
-        is_another = run is not None and run.run_id != run_id  # else its own reply was lost, and it asks again
-        if run is not None and is_another and run.phase is not Phase.ENDED and watcher not in run.watchers:
-            self._report.info(f"attached to {self._name(run.run_id)}, asked by {watcher.audit_name}")
         self._apply(self._table.ask_run(watcher, run_id, service, terms, asker))
 
     async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
@@ -115,6 +132,8 @@ class Supervisor:
         while (run := self._table.would_stop(run_id)) is not None and run is not judged:
             if await self._is_refused(watcher, "stop", run, run_id):
                 return
+            if run.phase is Phase.ENDED and await self._is_refused(watcher, "attach", run, run_id):
+                return  # there is nothing to stop any more, only an outcome to be told
             judged = run
         self._apply(self._table.ask_stop(watcher, run_id, by, timeout_seconds))
 
@@ -166,6 +185,9 @@ class Supervisor:
                     self._remove_record(run_id)
                 case NoteAlias():
                     pass  # the start that it would lead to has failed at once
+                case TellRunning(watcher, run, attached=True):
+                    self._report.info(f"attached to {self._name(run.run_id)}, asked by {watcher.audit_name}")
+                    watcher.tell(effect)
                 case TellRefused(watcher, code, text):
                     self._report.warning(f"refused ({code}): {text}; asked by {watcher.audit_name}")
                     watcher.tell(effect)
@@ -207,15 +229,22 @@ class Supervisor:
 
     async def _show_out(self, run: Run) -> None:
         """Refuse those who joined the start before it was known what would run, and may not attach to that."""
-        for watcher in list(run.watchers):
-            text = await self._permissions.objection(watcher, "attach", run)
-            if text is not None:
-                self._apply(self._table.evict(run.run_id, watcher, text))
+        async with trio.open_nursery() as judges:
+            for watcher in list(run.watchers):
+                judges.start_soon(self._judge_joiner, watcher, run)
+
+    async def _judge_joiner(self, watcher: Watcher, run: Run) -> None:
+        text = await self._permissions.objection(watcher, "attach", run)
+        if text is not None:
+            self._apply(self._table.evict(run.run_id, watcher, text))
 
     def _drop_unstarted(self, run_id: str) -> None:
         # The program took so long to be found that a stop came first; the guest may have been failed over since.
         self._processes.forget(run_id)
         self._remove_record(run_id)
+        run = self._table.find(run_id)
+        assert run is not None
+        run.collected = True  # nothing ran, so there is nothing that the next one had to know
         self._finish(run_id, Lost("it was stopped before it was started"), gone=True, stopping=False)
 
     def _refuse(self, run_id: str, code: str, text: str) -> None:

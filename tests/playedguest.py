@@ -218,6 +218,6 @@ class PlayedGuest:
         """Let everybody do all that can be done without time passing."""
         while True:
             await trio.testing.wait_all_tasks_blocked()
-            if not self.supervisor._permissions.looking_up.borrowed_tokens:
+            if not self.supervisor._starting.looking_up.borrowed_tokens:
                 return
             await trio.lowlevel.checkpoint()

@@ -59,6 +59,19 @@ async def test_a_name_that_is_not_known_is_a_failed_contact(dialer: Dialer, monk
         await dialer.dial()
 
 
+async def test_a_family_that_this_host_does_not_speak_is_a_failed_contact(
+    dialer: Dialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_ups_give(monkeypatch, 5315)
+
+    def socket_of(*_: object) -> trio.socket.SocketType:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(trio.socket, "socket", socket_of)
+    with pytest.raises(ContactError, match="Address family not supported"):
+        await dialer.dial()
+
+
 async def test_a_look_up_that_hangs_is_left(
     autojump_clock: trio.testing.MockClock, dialer: Dialer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,7 +155,7 @@ async def test_more_sessions_than_the_bound_are_refused_until_one_leaves() -> No
         assert answer.code == "sessions"
         assert str(SESSIONS_PER_PROCESS) in answer.text
         await late.hear_closed()
-        await server.log.until("refused a manager at 127.0.0.1")
+        await server.log.until("refused certificate ")
         await managers[0].say(Bye())
         await managers[0].hear_closed()
         while not isinstance(await (await server.dial()).hear(), Greeting):

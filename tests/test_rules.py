@@ -19,7 +19,7 @@ from appserver.attributes import (
     attributes_to_json,
 )
 from appserver.commands import CommandError
-from appserver.rules import EVERYTHING, Grant, Grants, Policy, Rule, show_policy
+from appserver.rules import DISTRUSTED, EVERYTHING, Grant, Grants, Policy, Rule, show_policy
 from appserver.runas import attributes_for, effective_user
 from appserver.settings import load_server_settings
 from pki.errors import SettingsError
@@ -113,6 +113,8 @@ node9:
         ("node1:\nstop=nothing\nstop=/a", "'nothing' stands beside patterns"),
         ("node1:\nmaxProcesses=0", "maxProcesses: '0' is not a whole number from 1"),
         ("user=root", "user: unknown key"),
+        ("certificate 1:\nstart=nothing", "is its place in a PEM file, which changes: name its fingerprint"),
+        (f"[{FINGERPRINT}]:\nstart=/a\n{BARE}:\nuser=a", "a second section of the certificate"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_file_and_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -135,6 +137,24 @@ def test_a_certificate_is_found_by_fingerprint_or_alias_and_the_fingerprint_wins
 def test_a_certificate_that_an_authority_issued_is_found_by_its_fingerprint() -> None:
     grant = Grant(BARE, ("/a",))
     assert Grants((grant,), {OTHER: "authority"}).of(FINGERPRINT) == grant
+
+
+def test_a_name_that_is_a_fingerprint_is_nobodys_alias() -> None:
+    grants = Grants((Grant(BARE, ("/a",)), Grant("others", ())), {OTHER: BARE})
+    assert grants.of(OTHER).name == "others"
+    assert grants.unknown == (BARE,)
+
+
+def test_of_two_sections_of_one_certificate_that_of_the_fingerprint_counts_and_the_other_is_told_of() -> None:
+    grants = Grants((Grant("node1", ("/b",)), Grant(BARE, ("/a",))), {FINGERPRINT: "node1"})
+    assert grants.of(FINGERPRINT).start == ("/a",)
+    assert grants.doubled == ("node1",)
+
+
+def test_whoever_is_trusted_no_more_keeps_to_what_is_its_own_whatever_the_sections_say() -> None:
+    grants = Grants((Grant("others"), Grant(BARE)), {}, [FINGERPRINT])
+    assert grants.of(FINGERPRINT) == DISTRUSTED
+    assert grants.of(OTHER).name == "others"
 
 
 def test_sections_that_are_nobodys_are_known() -> None:
@@ -190,6 +210,8 @@ def test_a_user_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(CommandError, match="no user 'nobody-here'") as caught:
         attributes_for(Rule("r", ("*",), user="nobody-here"), EVERYTHING)
     assert caught.value.code == "start-failed"
+    with pytest.raises(CommandError, match="cannot be taken on|no group"):
+        attributes_for(Rule("r", ("*",), group="4294967296000"), EVERYTHING)
     with pytest.raises(CommandError, match="no group 'nobody-here'"):
         attributes_for(Rule("r", ("*",), group="nobody-here"), EVERYTHING)
 

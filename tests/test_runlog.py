@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from leases import leased
 
 from appserver import runlog
 from appserver.identity import Service
@@ -220,3 +222,14 @@ def test_the_oldest_logs_of_all_services_go_where_there_are_too_many(
         os.utime(path, (second, second))
     runlog.prune(str(paths[-1]), {str(paths[1])})
     assert sorted(tmp_path.iterdir()) == sorted([foreign, paths[1], *paths[3:]])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+def test_a_lease_of_the_logs_owner_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("a\n" * 1000)
+    with leased(path):
+        assert runlog.tail(str(path), 5) == []
+        with pytest.raises(BlockingIOError):
+            runlog.trim(str(path), 100)
+    assert runlog.tail(str(path), 1) == ["a"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from test_supervisor import OTHER, OWN, PATIENCE_SECONDS, RUNNING, SERVICE, TERMS, FakeWatcher, Guest, serving
+from test_supervisor import OTHER, OWN, PATIENCE_SECONDS, RUNNING, SERVICE, TERMS, THIRD, FakeWatcher, Guest, serving
 
 from appserver.commands import Program
 from appserver.effects import Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
@@ -204,3 +204,69 @@ async def test_only_so_many_processes_of_a_certificate_whoever_else_has_some(tmp
         assert isinstance(news[1], TellRefused)
         assert news[1].code == "limit"
         assert "this manager's certificate has 1 processes" in news[1].text
+
+
+async def test_a_session_that_is_trusted_no_more_keeps_to_its_own_runs(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        await started(guest)
+        guest.supervisor.reconfigure(guest.settings, Grants((), {}, [OWNER, STRANGER]))
+        owner, stranger = Manager(OWNER), Manager(STRANGER)
+        await guest.supervisor.watch(stranger, OWN, TERMS)
+        assert "trusted no more" in (await stranger.refusal())[1]
+        await guest.supervisor.watch(owner, OWN, TERMS)
+        assert isinstance(await owner.next(), TellRunning)
+        other = type(SERVICE)("line", ("/bin/true other",))
+        await guest.supervisor.run(owner, OTHER, other, TERMS)
+        assert (await owner.refusal())[0] == "rule"
+        await guest.supervisor.stop(owner, OWN, "somebody", 5.0)
+        assert stops(guest) == [("stop", OWN, "somebody", 5.0)]
+
+
+async def test_a_stop_of_what_has_ended_tells_nobody_who_may_not_attach(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        await started(guest)
+        guest.processes.change(OWN, State(phase="ended", pid=5, outcome=Exited(3), gone=True))
+        confine(guest, Grant("stranger", attach=(), stop=("*",)))
+        stranger = Manager(STRANGER)
+        await guest.supervisor.stop(stranger, OWN, "somebody", 5.0)
+        assert (await stranger.refusal())[0] == "rule"
+        assert stranger.told == []
+
+
+async def test_who_may_not_stop_sets_no_terms_by_waiting_for_the_next_run(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        owner = await started(guest)
+        await guest.supervisor.stop(owner, OWN, "somebody", 5.0)
+        confine(guest, Grant("stranger", stop=()))
+        await guest.supervisor.run(Manager(OWNER), OTHER, SERVICE, TERMS)
+        await guest.supervisor.run(Manager(STRANGER), THIRD, SERVICE, Terms("stop", 0.0))
+        guest.processes.change(OWN, State(phase="ended", pid=5, outcome=Exited(3), gone=True))
+        await guest.processes.until_followed(OTHER)
+        assert ("terms", OTHER, Terms("stop", 0.0)) not in terms(guest)
+
+
+async def test_a_pattern_that_hangs_refuses_that_manager_and_delays_no_start_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def hang(*_: object) -> bool:
+        return over.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr("appserver.permissions.permits", hang)
+    monkeypatch.setattr("appserver.permissions.JUDGE_SECONDS", 0.05)
+    async with serving(Guest(tmp_path)) as guest:
+        await started(guest)
+        confine(guest, Grant("stranger", attach=("/net/*",)))
+        stranger = Manager(STRANGER)
+        await guest.supervisor.watch(stranger, OWN, TERMS)
+        assert "file system that hangs: try again" in (await stranger.refusal())[1]
+        over.set()
+
+
+async def test_every_attachment_is_a_line_that_names_the_certificate(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        await started(guest)
+        await guest.supervisor.watch(Manager(STRANGER), OWN, TERMS)
+        await guest.supervisor.run(Manager(STRANGER), OTHER, SERVICE, TERMS)
+        assert guest.log.count(f"attached to '/bin/true', run {OWN}, asked by a manager, certificate BB") == 2

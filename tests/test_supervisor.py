@@ -409,9 +409,20 @@ async def test_running_one_is_found_again_followed_and_attached_to(tmp_path: Pat
         assert await watcher.outcome() == Exited(3)
 
 
+async def test_a_start_that_nobody_made_is_dropped_and_made_anew_where_somebody_still_wants_it(tmp_path: Path) -> None:
+    guest = Guest(tmp_path)
+    guest.record(OWN, State())
+    async with serving(guest):
+        assert guest.recorded() == set()
+        assert guest.log.count("dropped a start that was asked for, but not made") == 1
+        await guest.start(OWN)
+        assert guest.recorded() == {OWN}
+
+
 async def test_one_that_was_being_started_is_followed_and_joined(tmp_path: Path) -> None:
     guest = Guest(tmp_path)
     guest.record(OWN, State())
+    guest.processes.watched.add(OWN)  # by a waiter, which has yet to execute it
     async with serving(guest):
         await guest.processes.until_followed(OWN)
         watcher = FakeWatcher()

@@ -6,8 +6,8 @@ the outcome and starts the next run, and comes back for it within its timeout.
 
 That is a promise to honest managers, and a way to fill the memory for others: so there are bounds, in number and in
 bytes. Where one is passed, it is at the expense of the certificate that takes the largest share, so that nobody can
-push out what somebody else has not collected; and there the oldest goes first, what was collected before what was not,
-and the last outcome of a service after the others.
+push out what somebody else has not collected; and there what was collected goes first, the oldest before the others,
+then what nobody has collected, and the last outcome of a service after all others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def to_forget(ended: Iterable[Run]) -> list[Run]:
     forgotten = [run for run in gone if run.collected and not run.watchers and id(run) in superseded]
     for_good = set(map(id, forgotten))
     droppable = [run for run in gone if id(run) not in for_good]
-    droppable.sort(key=lambda run: (last[run.service] is run, not run.collected))
+    droppable.sort(key=lambda run: (not run.collected, not run.collected and last[run.service] is run))
     kept = Counter(run.owner for run in runs if id(run) not in for_good)
     kept_bytes = Counter[str]()
     for run in runs:

@@ -610,9 +610,10 @@ def test_no_more_than_a_thousand_outcomes_are_kept_and_the_oldest_go_first(table
         ([(1, False), (2, False), (3, False)], "r0"),
         ([(1, False), (2, True), (3, False)], "r1"),
         ([(1, False), (2, False), (2, False), (3, False)], "r1"),
-        ([(2, True), (1, False), (1, False), (3, False)], "r1"),
+        ([(2, True), (1, False), (1, False), (3, False)], "r0"),
+        ([(2, True), (1, True), (1, False), (3, False)], "r0"),
     ],
-    ids=["the oldest", "one that was collected", "one that is not the last of its service", "rather than a last one"],
+    ids=["the oldest", "one that was collected", "not the last of a service", "the last, collected", "the older one"],
 )
 def test_what_is_missed_least_is_dropped_first(
     monkeypatch: pytest.MonkeyPatch, table: Services, ended: list[tuple[int, bool]], dropped: str

@@ -106,6 +106,7 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
 def _check(settings: ServerSettings) -> int:
     from appserver.daemon import grants_of, load_trust, odd_sections
     from appserver.rules import show_policy
+    from appserver.runas import odd_rules
     from appserver.statelock import StateDirError, check_state_dir
 
     try:
@@ -126,7 +127,7 @@ def _check(settings: ServerSettings) -> int:
         f"logs           {settings.log_dir}, {settings.log_max_bytes} bytes each",
         *show_policy(settings.policy),
     ]
-    odd = odd_sections(settings, grants_of(settings, trust))
+    odd = odd_sections(settings, grants_of(settings, trust)) + odd_rules(settings.policy)
     print("\n".join([*lines, *odd, *([] if odd else ["all in order"])]))
     return EXIT_OK
 

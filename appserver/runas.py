@@ -12,7 +12,19 @@ from typing import TypeAlias
 
 from appserver.attributes import Account, Attributes
 from appserver.commands import CommandError
-from appserver.rules import Grant, Rule
+from appserver.rules import EVERYTHING, Grant, Policy, Rule
+
+
+def odd_rules(policy: Policy) -> list[str]:
+    """Say which rules will refuse all that they allow, since their user or group is not to be had. Blocks, as above."""
+    found: list[str] = []
+    for rule in policy.rules:
+        try:
+            attributes_for(rule, EVERYTHING)
+        except CommandError as error:
+            found.append(f"the rule {rule.name!r} refuses every start: {error}")
+    return found
+
 
 _Variables: TypeAlias = tuple[tuple[str, str], ...]
 

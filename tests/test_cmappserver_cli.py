@@ -184,6 +184,23 @@ def test_check_says_what_would_be_done_and_does_nothing(idle: Guest) -> None:
     assert not idle.log_dir.exists()
 
 
+def test_check_shows_rules_and_what_is_odd_about_them(idle: Guest) -> None:
+    idle.configure(
+        "rule r:", "allow=/srv/*", "user=nobody-here", "clientpublic:", "stop=nothing", "node7:maxProcesses=3"
+    )
+    done = run("--config", idle.server_config, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all in order" not in done.stdout
+    for words in (
+        "may be started /srv/*: rule 'r', user nobody-here",
+        "clientpublic: stop nothing",
+        "node7: 3 at once",
+        "the section 'node7' names no certificate in",
+        "the rule 'r' refuses every start: there is no user 'nobody-here' in this guest",
+    ):
+        assert words in done.stdout
+
+
 def test_check_of_keys_that_do_not_work_ends_with_1(idle: Guest) -> None:
     (idle.directory / "server.private").unlink()
     done = run("--config", idle.server_config, "--check")

@@ -64,6 +64,11 @@ def _tests(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/test_{name}.py" for name in names)
 
 
+_OF_ROOMS = (
+    *("waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes"),
+    *("launcher_process", "following", "waiting", "describing"),
+)
+
 GROUPS = {
     "services": Group(("appserver/services.py",), _tests("services", "services_askers", "table_sequences")),
     "records": Group(
@@ -74,9 +79,7 @@ GROUPS = {
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
     "processes: Linux": Group(
         tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
-        _tests(
-            "waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes", "following", "waiting", "describing"
-        ),
+        _tests(*_OF_ROOMS),
         run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable")),

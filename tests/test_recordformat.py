@@ -411,3 +411,13 @@ def test_one_file_that_cannot_be_thrown_away_keeps_no_other(tmp_path: Path, monk
     records.remove(RUN)
     assert records.all() == []
     assert os.listdir(tmp_path / "runs" / f".old-{RUN}") == ["collected"]
+
+
+def test_a_slot_written_in_part_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = made(tmp_path).create(REQUEST, STATE)
+    file = StateFile(record)
+    monkeypatch.setattr("appserver.records.write_at", lambda *_: SLOT_BYTES - 1)
+    with pytest.raises(RecordError, match="^the state of a run: the slot was written in part only$"):
+        file.write(State())
+    assert (file.state, record.read_state()) == (STATE, STATE)
+    file.close()

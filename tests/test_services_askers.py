@@ -256,6 +256,16 @@ def test_the_latest_outcome_that_nobody_has_is_the_one_shown(table: Services) ->
     assert told == TellRunning(A, run_of(table, "now"), attached=False, previous=("r1", Exited(2)))
 
 
+def test_an_end_tells_of_the_outcome_before_only_where_the_start_was_never_told(table: Services) -> None:
+    table.restore(Run("r0", PING, Phase.ENDED, outcome=Exited(4)))
+    table.ask_run(A, "r1", PING, TERMS)
+    assert end(table, "r1") == [TellEnded(A, "r1", Exited(0), previous=("r0", Exited(4)))]
+    table.ask_run(A, "r2", PING, TERMS)
+    table.acknowledge("r1")
+    assert execute(table, "r2") == [TellRunning(A, run_of(table, "r2"), attached=False, previous=("r0", Exited(4)))]
+    assert end(table, "r2") == [TellEnded(A, "r2", Exited(0))]
+
+
 def test_where_it_stops_stops_with_whoever_else_waits(table: Services) -> None:
     run = running(table)
     table.ask_stop(A, "r1", "a", 5)

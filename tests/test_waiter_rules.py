@@ -16,12 +16,15 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("waiters are made by fork", allow_module_level=True)
 
+from appserver import attributes
 from appserver import waiter as room
+from appserver.attributes import Attributes
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
 from appserver.procfs import Stat, process_stat
 from appserver.recordformat import Request, State, StopOrder, request_to_json, state_to_json
 from appserver.records import Records
+from appserver.spawn import SpawnError
 from appserver.waiter import KILL_SWEEP_SECONDS, MAX_KILL_SWEEP_SECONDS, SWEEP_SECONDS, TRIM_SECONDS, Waiter
 
 RUN = "0123456789abcdef" * 2
@@ -297,6 +300,51 @@ def test_the_main_process_is_recorded_with_all_that_tells_it_apart(
     text = "the kernel does not show the new process under /proc"
     with pytest.raises(ProcessLookupError, match=text):
         bench.waiter._record_pid(1 << 22)
+
+
+def test_a_log_that_cannot_be_trimmed_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("appserver.waiter.runlog.trim", refused)
+    bench.waiter._trim(now=True)
+
+
+def test_what_is_started_is_what_was_asked_for_and_its_log_belongs_to_its_user(
+    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = attributes.Account(4001, 4002, ())
+    wanted = Attributes(account=account, environment=(("B", "rule"), ("C", "rule")))
+    request = replace(REQUEST, log_path=str(tmp_path / "log"), attributes=wanted)
+    bench.record.mend_request(request)
+    seen: list[object] = []
+    monkeypatch.setattr("appserver.waiter.os.fchown", lambda _, *ids: seen.append(ids))
+    monkeypatch.setattr(room, "spawn", lambda *about: seen.append(about))
+    assert bench.waiter.start({b"A": b"own", b"B": b"own"})
+    (ids, about) = seen
+    assert ids == (4001, 4002)
+    assert isinstance(about, tuple)
+    environment = {b"A": b"own", b"B": b"rule", b"C": b"rule"}
+    assert about[:3] == ("/bin/a", ("a",), environment)
+    assert about[4:] == (bench.waiter._record_pid, wanted)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(about[3])
+    assert bench.state().phase == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(SpawnError("not-executable", "why"), "not-executable"), (OSError("why"), "start-failed")]
+)
+def test_what_cannot_be_started_is_on_record_with_its_reason(
+    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    bench.record.mend_request(replace(REQUEST, log_path=str(tmp_path / "log")))
+    monkeypatch.setattr(room, "spawn", refused)
+    assert not bench.waiter.start({})
+    assert bench.state() == replace(RUNNING, phase="failed", failure=(code, "why"), gone=True)
 
 
 # Taking the place of another.

@@ -82,7 +82,7 @@ GROUPS = {
         _tests(*_OF_ROOMS),
         run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
     ),
-    "processes: portable": Group(("appserver/portable.py",), _tests("portable")),
+    "processes: portable": Group(("appserver/portable.py",), _tests("portable_rules", "portable")),
 }
 
 

@@ -20,7 +20,7 @@ from appserver.census import Seen, Tree, creation_time, is_alive
 from appserver.effects import Terms
 from appserver.identity import Service
 from appserver.opening import outcome_from_returncode
-from appserver.outcome import Exited, Lost, Signaled
+from appserver.outcome import NOTHING_KNOWN, Exited, Lost, Signaled
 from appserver.portable import PortableProcesses
 from appserver.procfs import boot_id
 from appserver.recordformat import RecordError, Request, State
@@ -276,6 +276,8 @@ async def test_nothing_is_adopted_by_mistake(guest: Guest, state: State, boot: s
     found = guest.on_record
     assert isinstance(found.outcome, Lost)
     assert words in found.outcome.reason
+    assert found.outcome.account == NOTHING_KNOWN  # nothing is made up
+    assert guest.states == [state, found]
     assert found.gone
     assert not (guest.path / "log").exists()
 
@@ -470,14 +472,3 @@ def test_a_tree_has_died_out_only_when_two_looks_in_a_row_show_nobody() -> None:
         tree.update(look)
         found.append(tree.has_died_out)
     assert found == [False, False, False, False, True]
-
-
-def test_orders_for_a_run_that_will_never_be_followed_are_dropped(tmp_path: Path) -> None:
-    processes = PortableProcesses(Records(str(tmp_path)), ENVIRONMENT)
-    processes.order_stop("r1", "me", 5.0)
-    processes.set_terms("r1", Terms("stop", 5.0))
-    assert (processes._early_stops, processes._early_terms) == ({"r1": ("me", 5.0)}, {"r1": Terms("stop", 5.0)})
-    assert not processes.is_watched("r1")
-    processes.forget("r1")
-    processes.forget("r1")
-    assert (processes._early_stops, processes._early_terms) == ({}, {})

@@ -421,3 +421,11 @@ def test_a_slot_written_in_part_is_an_error_that_says_so(tmp_path: Path, monkeyp
         file.write(State())
     assert (file.state, record.read_state()) == (STATE, STATE)
     file.close()
+
+
+def test_the_file_that_failed_is_named(tmp_path: Path) -> None:
+    records = made(tmp_path)
+    with pytest.raises(RecordError, match=r"runs/never/collected: No such file or directory$"):
+        records.get("never").mark_collected()
+    with pytest.raises(RecordError, match=r"runs/never/state: No such file or directory$"):
+        StateFile(records.get("never"))

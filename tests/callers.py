@@ -17,7 +17,8 @@ from appserver.protocol import Event
 from pki.contexts import load_material
 from pki.material import Keys, Material
 
-HELLO = Hello(1, "cmappmgr 1", "host1", 77, 5.0)
+HELLO = Hello(1, "cmappmgr 1", "host1", 77, 60.0)
+"""It promises a poll a minute, so that a test which takes its time is not taken for one that is gone."""
 
 
 def host_material(guest: Guest) -> Material:

@@ -77,7 +77,7 @@ chaos: $(STAMP)
 # Which of so many broken sources do the tests notice? 150 take half an hour on two cores. SEED repeats a sample.
 SAMPLE ?= 150
 mutation: $(STAMP) .venv-mutation/.installed
-	.venv-mutation/bin/python tests/mutation.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
+	.venv-mutation/bin/python tests/mutation.py --sample $(SAMPLE) $(if $(SEED),--seed $(SEED)) $(if $(PERCENT),--percent $(PERCENT))
 
 .venv-mutation/.installed:
 	$(PYTHON) -m venv .venv-mutation

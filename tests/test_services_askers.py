@@ -280,3 +280,11 @@ def test_where_it_stops_stops_with_whoever_else_waits(table: Services) -> None:
         TellEnded(B, "r1", Exited(0)),
         Launch("r3", PING, TERMS),
     ]
+
+
+def test_an_end_that_a_stop_still_completes_is_not_told_yet_to_whoever_comes(table: Services) -> None:
+    run = running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    assert table.ended("r1", Signaled(15), gone=False, stopping=True) == []
+    assert table.ask_watch(B, "r1", TERMS) == [attached(B, run)]
+    assert end(table, outcome=Signaled(15)) == [TellEnded(A, "r1", Signaled(15)), TellEnded(B, "r1", Signaled(15))]

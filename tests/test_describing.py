@@ -14,7 +14,7 @@ if sys.platform == "win32":
     pytest.skip("waiters are made by fork", allow_module_level=True)
 
 import trio
-from test_waiting import Room, room, touch
+from test_waiting import RUN, Room, room, touch
 
 from appserver.control import describe, read_told
 from appserver.outcome import Exited
@@ -46,6 +46,9 @@ async def test_true_end_is_told_where_the_record_was_removed_meanwhile(
 ) -> None:
     marker = tmp_path / "go"
     async with room(tmp_path / "room", *words(marker)) as made:
+        follower = made.processes._followers[RUN]
+        while follower._heard is None:  # noqa: ASYNC110  (what the waiter has told once, nobody can take away)
+            await trio.sleep(0.01)
         damage(made)
         touch(marker)
         state = await made.until(lambda state: state.gone)

@@ -96,7 +96,7 @@ async def test_survivors_of_a_process_that_ended_unseen_are_stopped_where_that_i
     assert (outcome.account.ran_seconds, outcome.account.stopped_by) == (None, None)
 
 
-async def test_what_the_kernel_still_knows_is_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_still_knows_is_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         following, "outcome_of_stranger", lambda *about: Exited(7) if about == (55, GONE_PID, 8) else None
     )

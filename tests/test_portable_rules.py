@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from appserver import portable
 from appserver.census import Census, Seen, Tree
 from appserver.effects import Terms
 from appserver.identity import Service
 from appserver.outcome import Account, Exited
-from appserver.portable import KILL_SWEEP_SECONDS, SWEEP_SECONDS, PortableProcesses, _Follower
+from appserver.portable import KILL_SWEEP_SECONDS, LOOK_SECONDS, SWEEP_SECONDS, PortableProcesses, _Follower
 from appserver.recordformat import RecordError, Request, State, StopOrder
 from appserver.records import Records, RunRecord, StateFile
 
@@ -31,6 +30,7 @@ class Bench:
         self.stopping = 0
         self.ended: list[tuple[int, int, bool]] = []
         monkeypatch.setattr("appserver.portable.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("appserver.portable.trio.current_time", lambda: self.now)
         monkeypatch.setattr("appserver.portable.time.time", lambda: self.now + 900.0)
         monkeypatch.setattr(
             portable, "end_process", lambda pid, created, *, kill: self.ended.append((pid, created, kill))
@@ -53,7 +53,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     records = Records(str(tmp_path))
     records.prepare()
     with monkeypatch.context() as patched:
@@ -62,7 +62,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     made.file.close()
 
 
-async def test_the_shorter_stop_counts_and_the_first_name_stays(bench: Bench) -> None:
+def test_the_shorter_stop_counts_and_the_first_name_stays(bench: Bench) -> None:
     follower = bench.follower
     wake = follower._wake
     follower.order_stop("first", 5.0)
@@ -75,14 +75,14 @@ async def test_the_shorter_stop_counts_and_the_first_name_stays(bench: Bench) ->
     assert (bench.stopping, len(bench.told)) == (4, 2)
 
 
-async def test_terms_are_recorded_and_told(bench: Bench) -> None:
+def test_terms_are_recorded_and_told(bench: Bench) -> None:
     bench.follower.set_terms(Terms("stop", 4.0))
     state = bench.record.read_state()
     assert (state.survivors, state.stop_timeout_seconds) == ("stop", 4.0)
     assert bench.told == [state] == [bench.follower.state]
 
 
-async def test_what_cannot_be_recorded_is_told_all_the_same(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_told_all_the_same(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RecordError("the disk is broken")
 
@@ -92,11 +92,10 @@ async def test_what_cannot_be_recorded_is_told_all_the_same(bench: Bench, monkey
     assert bench.record.read_state() == RUNNING
 
 
-async def test_pauses_follow_the_stop(bench: Bench) -> None:
+def test_pauses_follow_the_stop(bench: Bench) -> None:
     follower = bench.follower
-    follower._next_trim = trio.current_time() + 1000
-    assert 900 < follower._pause_seconds() <= 1000
-    follower._next_trim = trio.current_time() - 1
+    assert follower._pause_seconds() == pytest.approx(LOOK_SECONDS)
+    bench.now += LOOK_SECONDS + 1
     assert follower._pause_seconds() == 0.0
     follower.write(stop=STOP)
     assert follower._pause_seconds() == SWEEP_SECONDS
@@ -106,7 +105,7 @@ async def test_pauses_follow_the_stop(bench: Bench) -> None:
     assert follower._pause_seconds() == KILL_SWEEP_SECONDS
 
 
-async def test_each_process_is_asked_once_and_killed_again_and_again(bench: Bench) -> None:
+def test_each_process_is_asked_once_and_killed_again_and_again(bench: Bench) -> None:
     tree = bench.tree(5, 6)
     for kill in (False, False, True, True):
         bench.follower._signal(tree, kill=kill)
@@ -114,7 +113,7 @@ async def test_each_process_is_asked_once_and_killed_again_and_again(bench: Benc
     assert bench.ended == [*asked, *killed, *killed]
 
 
-async def test_the_end_is_recorded_with_what_is_known_of_it(bench: Bench) -> None:
+def test_the_end_is_recorded_with_what_is_known_of_it(bench: Bench) -> None:
     bench.tree(5)
     bench.follower._main_ended(Exited(3))
     account = Account(ended_at=1000.0, ran_seconds=10.0, survivors=1)
@@ -122,7 +121,7 @@ async def test_the_end_is_recorded_with_what_is_known_of_it(bench: Bench) -> Non
     assert (state.phase, state.outcome, state.stop, state.gone) == ("ended", Exited(3, account), None, False)
 
 
-async def test_survivors_are_stopped_where_that_is_wanted_and_there_are_some(bench: Bench) -> None:
+def test_survivors_are_stopped_where_that_is_wanted_and_there_are_some(bench: Bench) -> None:
     bench.follower.set_terms(Terms("stop", 4.0))
     bench.follower._main_ended(Exited(3))
     bench.tree()
@@ -133,7 +132,7 @@ async def test_survivors_are_stopped_where_that_is_wanted_and_there_are_some(ben
     assert bench.record.read_state().stop == StopOrder("the survivors policy", 104.0)
 
 
-async def test_a_former_stop_stays_and_says_who_stopped_it(bench: Bench) -> None:
+def test_a_former_stop_stays_and_says_who_stopped_it(bench: Bench) -> None:
     bench.follower.set_terms(Terms("stop", 4.0))
     bench.follower.write(stop=STOP, started_monotonic=None)
     bench.tree(5)

@@ -221,9 +221,18 @@ class Follower:
         self._write(replace(state, gone=True))  # without a stop they are nobody's now, the outcome stands
         return True
 
+    async def _ends_within(self, seconds: float) -> bool:
+        """Wait that long for the end of the main process; tell whether it came."""
+        with trio.move_on_after(seconds):
+            if self._pidfd is None:
+                await trio.sleep_forever()
+            await trio.lowlevel.wait_readable(self._pidfd)
+            return True
+        return False
+
     async def _adopt(self) -> None:
-        if self._adoptions:
-            await trio.sleep(ADOPT_RETRY_SECONDS)
+        if self._adoptions and await self._ends_within(ADOPT_RETRY_SECONDS):
+            return  # and the kernel is asked at once: this server may not live for the rest of the pause
         self._adoptions += 1
         with contextlib.suppress(LaunchError):  # tried again, after the pause
             await self._launching.order("adopt", self._record.run_id)

@@ -309,6 +309,9 @@ class Room:
         connection.settimeout(PATIENCE_SECONDS)
         try:
             connection.connect(f"/proc/self/fd/{directory}/control")
+        except OSError:
+            connection.close()
+            raise
         finally:
             os.close(directory)
         return connection

@@ -57,6 +57,7 @@ class Sequences(RuleBasedStateMachine):
     def begin(self, limit: int) -> None:
         self.bounds = (
             patch.object(retention, "MAX_KEPT_OUTCOMES", MOST_KEPT),
+            patch.object(retention, "KEPT_OF_A_SERVICE", 1),
             patch.object(services, "MAX_ALIASES_OF_A_RUN", MOST_ALIASES),
         )
         for bound in self.bounds:

@@ -63,6 +63,7 @@ class EarlySignals:
         self._to_the_end = to_the_end
         self._collecting = False
         self._collected: list[int] = []
+        self._unraisablehook = sys.unraisablehook
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     @property
@@ -78,11 +79,13 @@ class EarlySignals:
         for number in wanted:
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
+        sys.unraisablehook = self._on_unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
         # The end of a process that leaves: a TERM in its last moments must not take the place of its exit status.
         if not self._to_the_end:
+            sys.unraisablehook = self._unraisablehook
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
@@ -94,11 +97,17 @@ class EarlySignals:
         """Give the signals that were kept."""
         return self._collected
 
+    def _on_unraisable(self, what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, HaltedError):
+            self._unraisablehook(what)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._collecting:
             self._collected.append(number)
             return
         self._collecting = True
+        # Kept too: raised in the callback of a weak reference, as imports have them, it ends nothing.
+        self._collected.append(number)
         raise HaltedError(number)
 
 

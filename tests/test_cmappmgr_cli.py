@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -414,3 +415,20 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == software("cmappmgr") + "\n"
+
+
+def test_a_signal_that_comes_in_the_callback_of_a_weak_reference_is_kept_and_says_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Thing:
+        pass
+
+    hook = sys.unraisablehook
+    with cli.EarlySignals() as early:
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+        del thing
+        assert reference() is None
+        assert early.take_over() == [signal.SIGTERM]
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err == ""

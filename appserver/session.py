@@ -40,6 +40,7 @@ from appserver.messages import (
 )
 from appserver.messages import Run as RunMessage
 from appserver.outcome import Lost, Outcome
+from appserver.pending import Pending
 from appserver.protocol import CLOSED, NEED_DATA, VERSIONS, Connection, Event, ProtocolError
 from appserver.ratelimit import Pace
 from appserver.report import Report, host_name, printable
@@ -67,10 +68,6 @@ MAX_QUEUED_MESSAGES = 64
 
 MAX_RECEIVE_BYTES = 65536
 
-MAX_UNACKNOWLEDGED = 64
-"""Outcomes that this session was told and may still acknowledge. A manager does so at once; of more, the oldest is told
-again to whoever starts its service next, which loses nothing."""
-
 MESSAGES_AT_ONCE = 60
 MESSAGES_PER_SECOND = 10.0
 """What a session may ask. A manager needs three messages to begin and one in five seconds from then on. Whoever sends
@@ -96,15 +93,6 @@ class PeerName:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A request that is not answered yet: its number, and the id that it named."""
-
-    seq: int
-    run_id: str
-
-
-@final
 class Session:
     """One manager."""
 
@@ -120,11 +108,7 @@ class Session:
         self._name = f"a manager at {peer.address}"
         self._introduced = False
         self._run_id: str | None = None
-        self._run_request: _Request | None = None
-        self._stop_request: _Request | None = None
-        self._stopped: str | None = None
-        """The run that this session has asked to stop last."""
-        self._unacknowledged: dict[str, None] = {}
+        self._pending = Pending(supervisor.find)
         self._tail_lines = 0
         self._pace = Pace(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE)
 
@@ -181,43 +165,24 @@ class Session:
             case TellRunning(_, run, attached, previous):
                 self._tell_running(run, previous, attached=attached)
             case TellStopping(_, run_id):
-                if self._stop_request is not None and self._names(self._stop_request, run_id):
-                    self._say(Stopping(self._stop_request.seq, run_id))
-                    self._stop_request = None
+                seq = self._pending.answer_stop(run_id)
+                if seq is not None:
+                    self._say(Stopping(seq, run_id))
             case TellEnded(_, run_id, outcome, log_path, previous):
-                self._tell_ended(self._take_request(run_id), run_id, outcome, log_path, previous)
+                self._tell_ended(self._pending.answer_both(run_id), run_id, outcome, log_path, previous)
             case TellRefused(_, code, text, of_stop=True):
-                seq = self._stop_request.seq if self._stop_request is not None else None
-                self._stop_request = None
-                self._say(Refused(seq, code, text[:MAX_TEXT_CHARACTERS]))
+                self._say(Refused(self._pending.answer_stop(), code, text[:MAX_TEXT_CHARACTERS]))
             case TellRefused(_, code, text, run_id):
                 self._tell_refused(code, text, run_id)
 
-    def _names(self, request: _Request, run_id: str) -> bool:
-        """Tell whether a request named this run, by its own id or by an alias."""
-        if request.run_id == run_id:
-            return True
-        run = self._supervisor.find(request.run_id)
-        return run is not None and run.run_id == run_id
-
-    def _take_request(self, run_id: str) -> int | None:
-        """Take what the news of a run answers; give the number, None where nobody asked."""
-        numbers: list[int] = []
-        if self._run_request is not None and self._names(self._run_request, run_id):
-            numbers.append(self._run_request.seq)
-            self._run_request = None
-        if self._stop_request is not None and self._names(self._stop_request, run_id):
-            numbers.append(self._stop_request.seq)
-            self._stop_request = None
-        return numbers[0] if numbers else None
-
     def _tell_running(self, run: Run, previous: tuple[str, Outcome] | None, *, attached: bool) -> None:
-        if self._run_request is None or not self._names(self._run_request, run.run_id):
+        seq = self._pending.answer_run(run.run_id)
+        if seq is None:
             return  # a run that it only wants stopped
         self._run_id = run.run_id
         self._say(
             Running(
-                re=self._run_request.seq,
+                re=seq,
                 run=run.run_id,
                 state=_wire_state(run),
                 attached=attached,
@@ -228,9 +193,8 @@ class Session:
                 previous=Previous(*previous) if previous else None,
             )
         )
-        self._run_request = None
         if previous is not None:
-            self._expect_ack(previous[0])
+            self._pending.expect_ack(previous[0])
 
     def _tell_ended(
         self,
@@ -243,26 +207,17 @@ class Session:
         by_itself = not isinstance(outcome, Lost) and outcome.account.stopped_by is None
         tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
         self._say(Ended(seq, run_id, outcome, tail, Previous(*previous) if previous else None))
-        self._expect_ack(run_id)
+        self._pending.expect_ack(run_id)
         if previous is not None:
-            self._expect_ack(previous[0])
+            self._pending.expect_ack(previous[0])
         if self._run_id == run_id and self._supervisor.find(run_id) is None:
             self._run_id = None  # it never was, or was forgotten: a poll must not be told that it starts
 
     def _tell_refused(self, code: str, text: str, run_id: str) -> None:
-        was_asked = self._run_request
-        seq = self._take_request(run_id)
-        if seq is None and was_asked is not None and run_id != self._stopped:
-            # The run that it had joined is forgotten already, and its own id with it.
-            seq, self._run_request = was_asked.seq, None
-        self._say(Refused(seq, code, text[:MAX_TEXT_CHARACTERS]))
-        if self._run_request is not was_asked:
+        awaited = self._pending.awaits_run
+        self._say(Refused(self._pending.refuse(run_id), code, text[:MAX_TEXT_CHARACTERS]))
+        if awaited and not self._pending.awaits_run:
             self._run_id = None
-
-    def _expect_ack(self, run_id: str) -> None:
-        self._unacknowledged[run_id] = None
-        if len(self._unacknowledged) > MAX_UNACKNOWLEDGED:
-            del self._unacknowledged[next(iter(self._unacknowledged))]
 
     def _say(self, message: Message) -> None:
         try:
@@ -345,10 +300,9 @@ class Session:
             case Poll(seq):
                 self._answer_poll(seq)
             case Stop(seq, run_id, timeout_seconds):
-                self._stop_request = _Request(seq, run_id)
+                self._pending.ask_stop(seq, run_id)
                 await self._supervisor.stop(self, run_id, self._name, timeout_seconds)
-                run = self._supervisor.find(run_id)
-                self._stopped = run.run_id if run is not None else None
+                self._pending.note_stopped(run_id)
             case Ack(run_id):
                 self._acknowledge(run_id)
             case Bye():
@@ -358,25 +312,23 @@ class Session:
     def _begin(self, seq: int, run_id: str, tail_lines: int) -> None:
         self._supervisor.leave(self)
         self._run_id = run_id
-        self._run_request = _Request(seq, run_id)
-        self._stop_request = None
+        self._pending.ask_run(seq, run_id)
         self._tail_lines = tail_lines
 
     def _acknowledge(self, run_id: str) -> None:
         """Heed it where this session was told the outcome: nobody may hide from others what it does not have."""
-        run = self._supervisor.find(run_id)
-        if run is not None and run.run_id in self._unacknowledged:
-            del self._unacknowledged[run.run_id]
-            self._supervisor.acknowledge(run.run_id)
+        told = self._pending.take_ack(run_id)
+        if told is not None:
+            self._supervisor.acknowledge(told)
 
     def _answer_poll(self, seq: int) -> None:
         run = self._supervisor.find(self._run_id) if self._run_id else None
         if self._run_id is None:
             self._say(Error(seq, "there is nothing to tell: no run was asked for in this session"))
         elif run is not None and run.phase is Phase.ENDED and run.outcome is not None:
-            self._take_request(run.run_id)
+            self._pending.answer_both(run.run_id)
             self._tell_ended(seq, run.run_id, run.outcome, run.log_path)
-        elif run is None and self._run_request is None:
+        elif run is None and not self._pending.awaits_run:
             self._say(Error(seq, f"there is nothing to tell: the end of run {self._run_id} was told, and is forgotten"))
         elif run is None:  # it waits for another run of the service to be stopped
             self._say(Status(seq, self._run_id, "stopping", None, None, None, None))

@@ -14,11 +14,11 @@ from appserver.effects import Phase, TellEnded, TellRefused, TellRunning, TellSt
 from appserver.effects import Run as TableRun
 from appserver.messages import Ack, Ended, Error, Poll, Refused, Running, Status, Stop, Stopping, Watch
 from appserver.outcome import Exited
+from appserver.pending import MAX_UNACKNOWLEDGED
 from appserver.protocol import Event
 from appserver.ratelimit import Pace
 from appserver.session import (
     MAX_QUEUED_MESSAGES,
-    MAX_UNACKNOWLEDGED,
     MESSAGES_AT_ONCE,
     MESSAGES_PER_SECOND,
     WISH_MESSAGES,

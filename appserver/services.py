@@ -137,13 +137,10 @@ class Services:
 
     def ask_stop(self, watcher: Watcher, run_id: str, by: str, timeout_seconds: float) -> list[Effect]:
         """A manager wants a run stopped; one that still waits for a stop takes part in that one."""
-        effects: list[Effect] = []
-        run = self.find(run_id)
+        run = self.would_stop(run_id)
         if run is None:
-            run = self._waited_for(run_id)
-            if run is None:
-                return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
-            effects = self._take_part(run_id, run)
+            return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
+        effects = [] if self.find(run_id) is run else self._take_part(run_id, run)
         if run.phase is Phase.ENDED:
             return self._join(run, watcher, None, NOBODY_IN_PARTICULAR)
         run.watchers[watcher] = None

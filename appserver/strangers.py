@@ -73,7 +73,7 @@ class Strangers(Generic[_Token]):
         self._most = most
         self._most_per_address = most_per_address
         self._most_shaking = max(1, most * MAX_SHAKING // MAX_HALF_OPEN)
-        self._most_shaking_per_address = max(1, most_per_address * MAX_SHAKING // MAX_HALF_OPEN)
+        self._most_shaking_per_address = max(1, most_per_address * MAX_SHAKING_PER_ADDRESS // MAX_HALF_OPEN_PER_ADDRESS)
         self._here: dict[_Token, _Stranger] = {}
 
     def __len__(self) -> int:

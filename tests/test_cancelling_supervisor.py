@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cancelling import Probe, Swept, Way, show, sweep
-from test_supervisor import ENDED, OTHER, OWN, RUNNING, SERVICE, SLEEP, TERMS, FakeWatcher, Guest, serving
+from supervised import ENDED, OTHER, OWN, RUNNING, SERVICE, SLEEP, TERMS, FakeWatcher, Guest, serving
 
 from appserver.effects import TellEnded
 from appserver.outcome import Account, Exited

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 from callers import Caller, host_material, open_descriptors
-from pair import PATIENCE_SECONDS, Guest, make_keys, open_guest, wait_for_match, wait_until
+from pair import PATIENCE_SECONDS, Guest, open_guest, wait_for_match, wait_until
 
 from appserver import descriptors
 from appserver.listener import SESSIONS_PER_PROCESS
@@ -27,18 +27,6 @@ STUCK_SECONDS = 0.3
 """For an answer that does not come before there are descriptors again; one that comes later is as good."""
 
 WAIT = "while [ ! -e {path} ]; do sleep 0.02; done; exit 7"
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
-    with open_guest(tmp_path / "guest", keys) as guest:
-        guest.start_server()
-        yield guest
 
 
 @contextlib.contextmanager

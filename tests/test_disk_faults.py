@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults import CUT_SHORT, FAULTS, MAX_CALLS, Injector, failing, name_of, words_of
-from test_supervisor import ENDED, OWN, RUNNING, SERVICE, TERMS, FakeWatcher, Guest, serving
+from supervised import ENDED, OWN, RUNNING, SERVICE, TERMS, FakeWatcher, Guest, serving
 
 from appserver.effects import Phase, TellRefused, TellRunning
 from appserver.identity import Service

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from figures import record as record_figures
-from test_supervisor import ENDED, OTHER, OWN, RUNNING, SERVICE, SLEEP, Guest
+from supervised import ENDED, OTHER, OWN, RUNNING, SERVICE, SLEEP, Guest
 
 from appserver.effects import Phase, Run
 from appserver.outcome import Exited, Lost

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_supervisor import (
+from supervised import (
     ENDED,
     OTHER,
     OWN,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from test_supervisor import OTHER, OWN, PATIENCE_SECONDS, RUNNING, SERVICE, TERMS, THIRD, FakeWatcher, Guest, serving
+from supervised import OTHER, OWN, PATIENCE_SECONDS, RUNNING, SERVICE, TERMS, THIRD, FakeWatcher, Guest, serving
 
 from appserver.commands import Program
 from appserver.effects import Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms

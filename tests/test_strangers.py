@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 import trio
 from callers import Caller, host_material, open_descriptors, resident_bytes
 from figures import record
-from pair import PATIENCE_SECONDS, Guest, make_keys, open_guest
+from pair import PATIENCE_SECONDS, Guest
 
 from appserver.handshakes import MAX_STRANGERS_BYTES
 
@@ -31,18 +30,6 @@ MAX_POLL_SECONDS = 1.0
 REAL_MANAGERS = 4
 MANAGERS = 30
 PROGRAM = Path(__file__).with_name("strangers.py")
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def guest(tmp_path: Path, keys: Path) -> Iterator[Guest]:
-    with open_guest(tmp_path / "guest", keys) as guest:
-        guest.start_server()
-        yield guest
 
 
 @dataclass

@@ -142,7 +142,7 @@ class Services:
             return [TellEnded(watcher, run_id, Lost("it was stopped before it was started"))]
         effects = [] if self.find(run_id) is run else self._take_part(run_id, run)
         if run.phase is Phase.ENDED:
-            return self._join(run, watcher, None, NOBODY_IN_PARTICULAR)
+            return [*effects, *self._join(run, watcher, None, NOBODY_IN_PARTICULAR)]
         run.watchers[watcher] = None
         run.stop_askers[watcher] = None
         run.stop_ordered = True

@@ -80,8 +80,15 @@ def running(table: Services, run_id: str = "r1", watcher: Watcher = A, what: Ser
     return run
 
 
-def end(table: Services, run_id: str = "r1", outcome: Outcome = Exited(0), *, gone: bool = True) -> list[Effect]:  # noqa: B008
-    return table.ended(run_id, outcome, gone=gone, stopping=False)
+def end(
+    table: Services,
+    run_id: str = "r1",
+    outcome: Outcome = Exited(0),  # noqa: B008
+    *,
+    gone: bool = True,
+    stopping: bool = False,
+) -> list[Effect]:
+    return table.ended(run_id, outcome, gone=gone, stopping=stopping)
 
 
 def attached(watcher: Watcher, run: Run) -> TellRunning:
@@ -680,6 +687,13 @@ def test_a_dropped_run_takes_its_aliases_along(monkeypatch: pytest.MonkeyPatch, 
     end(table, "r1")
     finish(table, 2, service(2), collect=False)
     assert table.find("alias") is None
+
+
+def test_an_id_that_waited_means_the_run_that_ended_before_it_on_disk_too(table: Services) -> None:
+    running(table)
+    end(table, gone=False, outcome=Exited(3), stopping=True)
+    assert table.ask_run(B, "r2", PING, TERMS) == []
+    assert table.ask_stop(B, "r2", "b", 5.0) == [NoteAlias("r2", "r1"), TellEnded(B, "r1", Exited(3))]
 
 
 # After a restart.

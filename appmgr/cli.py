@@ -17,7 +17,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, TextIO, final
 
-from appmgr.options import HELP, SHORT_HELP, ManagerOptions, UsageError, parse_options
+from appmgr.options import SHORT_HELP, ManagerOptions, UsageError, parse_options
 from appmgr.settings import NodeSettings, load_node_settings
 from appserver.outcome import signal_name
 from appserver.report import Report, hold_standard_descriptors, host_name
@@ -153,8 +153,11 @@ def run(words: Sequence[str], *, leaving: bool = False) -> int:
 
 
 def _inform(wish: Literal["help", "version"]) -> int:
-    text = HELP if wish == "help" else f"{software(PROGRAM)}\n"
-    return _say(sys.stdout, text, 0)
+    if wish == "version":
+        return _say(sys.stdout, f"{software(PROGRAM)}\n", 0)
+    from appmgr.usage import help_text
+
+    return _say(sys.stdout, help_text(), 0)
 
 
 def _say(stream: TextIO | None, text: str, status: int) -> int:

@@ -1,8 +1,9 @@
 """The words of the command line to one frozen `ManagerOptions` (contract, section 1).
 
 The vector is cut at the first `-service` before anything else looks at it: all that follows belongs to the
-application, dashes and `--` included. What stands before goes through one small table. argparse is not used: it
-abbreviates options with one dash whatever `allow_abbrev` says, takes `--` away, and takes its time to import.
+application, dashes and `--` included. What stands before goes through one small table, `OPTIONS`, of which `--help`,
+the manual page and the completion are made. argparse is not used: it abbreviates options with one dash whatever
+`allow_abbrev` says, takes `--` away, and takes its time to import.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, final
+from typing import Literal, NamedTuple, NoReturn, final
 
 from appserver.codec import encode
 from appserver.identity import Service, ServiceError, service_from_words
@@ -34,7 +35,8 @@ DEFAULT_TAIL_LINES = 20
 
 MAX_PORT = 65535
 
-_SERVICE_OPTIONS = ("-service", "--service")
+SERVICE_SPELLINGS = ("-service", "--service")
+"""The last option: what stands behind it belongs to the application."""
 
 _TYPESET_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 """What a word processor makes of `-` and `--`; the old guide itself was printed with them."""
@@ -44,40 +46,6 @@ OnHalt = Literal["detach", "stop"]
 SHORT_HELP = """\
 usage: cmappmgr -node NODE [-cmappserver_timeout SECONDS] [OPTION ...] -service COMMAND [ARG ...]
 cmappmgr --help tells more
-"""
-
-HELP = f"""\
-usage: cmappmgr -node NODE [-cmappserver_timeout SECONDS] [OPTION ...] -service COMMAND [ARG ...]
-
-Has the cmappserver of the guest NODE run COMMAND, watches it, and ends with its exit status. If COMMAND runs there
-already, attaches to it: nothing is started twice.
-
-  -node, --node NODE            the guest: host name or address, and its section in the configuration file
-  -service, --service COMMAND   the last option: all that follows is the command. One word is a command line, split
-                                in the guest without a shell; several words are the exact argument vector
-  -cmappserver_timeout, --cmappserver-timeout, -cmappmgr_timeout SECONDS
-                                give up when the server has not answered for so long ({DEFAULT_TIMEOUT_SECONDS:g})
-  --boot-timeout SECONDS        the same for the first contact, while the guest may boot (the timeout above)
-  --poll-interval SECONDS       between polls, at most a third of the timeout ({DEFAULT_POLL_SECONDS:g})
-  --port PORT                   the server's port (the configuration's, else 5315)
-  --config FILE                 the configuration file (/etc/cmappmgr.conf, which may be absent)
-  --instance NAME               tells two runs of one command apart
-  --on-halt detach|stop         on TERM, INT or HUP: leave the application running, or stop it first (detach)
-  --stop-timeout SECONDS        between TERM and KILL when the application is stopped ({DEFAULT_STOP_TIMEOUT_SECONDS:g})
-  --survivors leave|stop        descendants that live on when the main process ends by itself (leave)
-  --failure-status N            exit status for failures of the manager itself, 1 to 255 ({DEFAULT_FAILURE_STATUS})
-  --tail LINES                  last lines of its output to log when it ends by itself ({DEFAULT_TAIL_LINES})
-  --version, --help
-
-examples:
-  cmappmgr -node mmpf121 -cmappserver_timeout 240 -service /apps/ping_mon
-  cmappmgr -node mmpf121 --on-halt stop -service /bin/sh -c 'exec /apps/db --name "two words"'
-
-exit status:
-  N        the application exited with N (of a larger Windows code the low byte, or 255 where that is 0)
-  128 + N  the application was ended by signal N; or, with --on-halt detach, cmappmgr itself was
-  1        no contact, refused, keys or configuration unusable, outcome lost (see --failure-status)
-  2        wrong usage
 """
 
 
@@ -110,7 +78,7 @@ def parse_options(words: Sequence[str]) -> ManagerOptions | Literal["help", "ver
     Raises `UsageError` for everything that the contract calls wrong usage, an option that is given twice, and a service
     that is longer than a message.
     """
-    cut = next((index for index, word in enumerate(words) if word in _SERVICE_OPTIONS), len(words))
+    cut = next((index for index, word in enumerate(words) if word in SERVICE_SPELLINGS), len(words))
     given = _read_options([_utf8(word) for word in words[:cut]])
     if isinstance(given, str):
         return given
@@ -203,23 +171,100 @@ class _Given:
         self.tail_lines = _whole(option, value, 0, MAX_TAIL_LINES)
 
 
-_SETTERS: dict[str, Callable[[_Given, str, str], None]] = {
-    "-node": _Given.set_node,
-    "--node": _Given.set_node,
-    "-cmappserver_timeout": _Given.set_timeout,
-    "--cmappserver-timeout": _Given.set_timeout,
-    "-cmappmgr_timeout": _Given.set_timeout,
-    "--boot-timeout": _Given.set_boot_timeout,
-    "--poll-interval": _Given.set_poll,
-    "--port": _Given.set_port,
-    "--config": _Given.set_config,
-    "--instance": _Given.set_instance,
-    "--on-halt": _Given.set_on_halt,
-    "--stop-timeout": _Given.set_stop_timeout,
-    "--survivors": _Given.set_survivors,
-    "--failure-status": _Given.set_failure_status,
-    "--tail": _Given.set_tail,
-}
+@final
+class Option(NamedTuple):
+    """One option: how it is spelled, what its value is called, and what `--help` and the manual page say of it.
+
+    `default` is empty where there is none. `take` reads the value; None where the option takes none or, as `-service`,
+    is looked for before all others.
+    """
+
+    spellings: tuple[str, ...]
+    value: str
+    meaning: str
+    default: str = ""
+    take: Callable[[_Given, str, str], None] | None = None
+
+
+OPTIONS = (
+    Option(
+        ("-node", "--node"),
+        "NODE",
+        "the guest: host name or address, and its section in the configuration file",
+        take=_Given.set_node,
+    ),
+    Option(
+        SERVICE_SPELLINGS,
+        "COMMAND",
+        "the last option: all that follows is the command. One word is a command line, split in the guest without a "
+        "shell; several words are the exact argument vector",
+    ),
+    Option(
+        ("-cmappserver_timeout", "--cmappserver-timeout", "-cmappmgr_timeout"),
+        "SECONDS",
+        "give up when the server has not answered for so long",
+        f"{DEFAULT_TIMEOUT_SECONDS:g}",
+        _Given.set_timeout,
+    ),
+    Option(
+        ("--boot-timeout",),
+        "SECONDS",
+        "the same for the first contact, while the guest may boot",
+        "the timeout above",
+        _Given.set_boot_timeout,
+    ),
+    Option(
+        ("--poll-interval",),
+        "SECONDS",
+        "between polls, at most a third of the timeout",
+        f"{DEFAULT_POLL_SECONDS:g}",
+        _Given.set_poll,
+    ),
+    Option(("--port",), "PORT", "the server's port", "the configuration's, else 5315", _Given.set_port),
+    Option(
+        ("--config",), "FILE", "the configuration file", "/etc/cmappmgr.conf, which may be absent", _Given.set_config
+    ),
+    Option(("--instance",), "NAME", "tells two runs of one command apart", take=_Given.set_instance),
+    Option(
+        ("--on-halt",),
+        "detach|stop",
+        "on TERM, INT or HUP: leave the application running, or stop it first",
+        "detach",
+        _Given.set_on_halt,
+    ),
+    Option(
+        ("--stop-timeout",),
+        "SECONDS",
+        "between TERM and KILL when the application is stopped",
+        f"{DEFAULT_STOP_TIMEOUT_SECONDS:g}",
+        _Given.set_stop_timeout,
+    ),
+    Option(
+        ("--survivors",),
+        "leave|stop",
+        "descendants that live on when the main process ends by itself",
+        "leave",
+        _Given.set_survivors,
+    ),
+    Option(
+        ("--failure-status",),
+        "N",
+        "exit status for failures of the manager itself, 1 to 255",
+        f"{DEFAULT_FAILURE_STATUS}",
+        _Given.set_failure_status,
+    ),
+    Option(
+        ("--tail",),
+        "LINES",
+        "last lines of its output to log when it ends by itself",
+        f"{DEFAULT_TAIL_LINES}",
+        _Given.set_tail,
+    ),
+    Option(("--version",), "", "print the version and end"),
+    Option(("--help",), "", "print this help and end"),
+)
+
+_TAKERS = {spelling: option.take for option in OPTIONS if option.take is not None for spelling in option.spellings}
 
 
 def _read_options(words: list[str]) -> _Given | Literal["help", "version"]:
@@ -233,17 +278,17 @@ def _read_options(words: list[str]) -> _Given | Literal["help", "version"]:
             case "--version":
                 return "version"
         option, equals, value = word.partition("=")
-        setter = _SETTERS.get(option)
-        if setter is None:
+        take = _TAKERS.get(option)
+        if take is None:
             _refuse_word(word)
-        if setter in seen:
+        if take in seen:
             raise UsageError(f"{option} is given twice")
-        seen.add(setter)
+        seen.add(take)
         if not equals:
             value = next(remaining, None) or _refuse_missing(option)
-            if value.partition("=")[0] in _SETTERS:
+            if value.partition("=")[0] in _TAKERS:
                 _refuse_missing(option)
-        setter(given, option, value)
+        take(given, option, value)
     return given
 
 
@@ -254,7 +299,7 @@ def _refuse_missing(option: str) -> NoReturn:
 def _refuse_word(word: str) -> NoReturn:
     if word[:1] and word[0] in _TYPESET_DASHES:
         raise UsageError(f"{word!r:.100} starts with the dash of a word processor: type '-' or '--' instead")
-    if word.startswith(tuple(f"{option}=" for option in _SERVICE_OPTIONS)):
+    if word.startswith(tuple(f"{option}=" for option in SERVICE_SPELLINGS)):
         raise UsageError(f"{word!r:.100}: write the command as words of their own behind -service")
     if word.startswith("-"):
         raise UsageError(f"unknown option {word!r:.100} (options cannot be abbreviated)")

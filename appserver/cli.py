@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    options = command_line().parse_args(argv)
     overrides = ServerOverrides(
         listen=tuple(options.listen) if options.listen else None,
         port=options.port,
@@ -132,7 +132,8 @@ def _check(settings: ServerSettings) -> int:
     return EXIT_OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Give the parser; the manual page and the completion are made of it too."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Run and watch applications in this guest for the cluster on the host. One for each guest.",

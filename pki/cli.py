@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Gives the exit status; an expected failure is one line on standard error. Wrong usage ends by `SystemExit(2)`, as
     argparse does it.
     """
-    parser = _parser()
+    parser = command_line()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes `STORE --option VALUE SOURCE` for a STORE without sources, and has the SOURCE left over.
     if rest and (arguments.command != "trust" or any(word.startswith("-") for word in rest)):
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _print(answer, as_json=arguments.json)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Give the parser; the manual page and the completion are made of it too."""
     parser = argparse.ArgumentParser(
         prog="cmapppki",
         description=_DESCRIPTION,

@@ -9,8 +9,8 @@ from typing import get_args
 
 import pytest
 
-from appmgr.options import HELP
 from appmgr.settings import KNOWN_KEYS as MANAGER_KEYS
+from appmgr.usage import help_text
 from appserver import cli as server_cli
 from appserver.messages import RefusalCode
 from appserver.settings import KNOWN_KEYS as SERVER_KEYS
@@ -32,7 +32,7 @@ def section(first: str, after: str) -> str:
 
 
 def test_every_option_of_the_manager_is_in_the_guide() -> None:
-    options = options_in(HELP.partition("examples:")[0])
+    options = options_in(help_text().partition("examples:")[0])
     assert {"-node", "--on-halt"} <= options
     assert options <= options_in(section("cmappmgr", "cmappserver"))
 

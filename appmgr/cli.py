@@ -1,8 +1,7 @@
 """`cmappmgr`: from the command line to an exit status.
 
 Everything that may end the program early has its place before trio is imported: wrong usage, an unusable
-configuration, a TERM. The stores are opened by a child process while trio is being imported, which takes about as
-long. The order of the first lines matters: first descriptors 0 to 2 (or a socket would take the place of a closed
+configuration, a TERM. The stores are opened beside it while trio is being imported. The order of the first lines matters: first descriptors 0 to 2 (or a socket would take the place of a closed
 standard error), then the signals, then the rest.
 """
 
@@ -201,7 +200,7 @@ def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals) 
 def _watch(
     options: ManagerOptions, settings: NodeSettings, unlocking: Unlocking, report: Report, early: EarlySignals
 ) -> int:
-    """Import what the run needs while the child opens the stores, then run the loop."""
+    """Import what the run needs while the stores are being opened, then run the loop."""
     import time
 
     import trio

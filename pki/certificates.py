@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pki.errors import DnameError
+from pki.pkcs12 import MIN_RSA_BITS
 
 DEFAULT_VALIDITY_DAYS = 400
 """The old guide's choice (contract, section 4)."""
@@ -30,9 +31,6 @@ MAX_VALIDITY_DAYS = 36500
 BACKDATING = timedelta(hours=1)
 """The peer's clock may be behind: guests boot with wild clocks, and the keys are often used minutes after they were
 made."""
-
-MIN_RSA_BITS = 2048
-"""OpenSSL refuses smaller keys at the security level that Python sets."""
 
 MAX_COMMON_NAME_CHARACTERS = 64
 """The upper bound of X.520; a longer host name is cut in the subject and whole in the SAN."""

@@ -19,12 +19,9 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from pki import pem
 from pki.errors import KeysError, PasswordError
 from pki.files import read_store
+from pki.pkcs12 import key_count, printable_alias
 
 _OLD_JAVA_STORES = {b"\xfe\xed\xfe\xed": "JKS", b"\xce\xce\xce\xce": "JCEKS"}
-
-_KEY_BAG_OIDS = (bytes.fromhex("060b2a864886f70d010c0a0101"), bytes.fromhex("060b2a864886f70d010c0a0102"))
-"""keyBag and pkcs8ShroudedKeyBag (RFC 7292, appendix D). The bags' labels stand outside the encryption in what
-keytool, OpenSSL and we write."""
 
 NEW_KEYS = "make new keys with cmapppki client on the host, or cmapppki server in the guest"
 """The cure of whatever is wrong with a key itself."""
@@ -110,9 +107,8 @@ def _load_pkcs12(data: bytes, path: str, password: str, what: str) -> Contents:
         # UnsupportedAlgorithm, and whatever a parser of hostile bytes may raise: one line, not a traceback.
         raise KeysError(f"cannot open the {what} {path!r}: {type(error).__name__}: {error}") from error
     bundled = [*([store.cert] if store.cert else []), *store.additional_certs]
-    named = tuple((entry.certificate, _alias(entry.friendly_name)) for entry in bundled)
-    keys = sum(data.count(oid) for oid in _KEY_BAG_OIDS)
-    return Contents("PKCS#12", store.key, store.cert.certificate if store.cert else None, named, keys)
+    named = tuple((entry.certificate, printable_alias(entry.friendly_name)) for entry in bundled)
+    return Contents("PKCS#12", store.key, store.cert.certificate if store.cert else None, named, key_count(data))
 
 
 def _wrong_password(path: str, what: str) -> str:
@@ -121,11 +117,6 @@ def _wrong_password(path: str, what: str) -> str:
         f"cannot open the {what} {path!r}: wrong password ({setting}), or a damaged file: try the password with: "
         f"cmapppki list {shlex.quote(path)} --storepass -"
     )
-
-
-def _alias(name: bytes | None) -> str | None:
-    text = (name or b"").decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "?" for character in text) or None
 
 
 def _load_pem(data: bytes, path: str, password: str, what: str) -> Contents:

@@ -1,75 +1,51 @@
-"""Open the stores of a program in a short-lived child, while the program does something else.
+"""Open the stores of a program beside it, while the program does something else.
 
-Parsing PKCS#12 with `cryptography` costs 65 ms and 10 MB in the process that does it. A child keeps both out of the
-daemons: it reads one request on its standard input (the passwords are never arguments, which `ps` shows), writes one
-answer on its standard output, and ends. The decrypted key exists in the child's memory, in the pipe and in ours,
-never in a file. `start_unlock` only starts the child, so that a manager can import the rest of itself in the
-meantime; `result` collects.
+`start_unlock` takes the first of three ways that can open both stores, and returns at once; `result` collects:
 
-The child's standard input is also its leash: it stays open as long as the answer is wanted, and when it closes the
-child ends, wherever it stands. So a program may end, or be killed, while a store on a file system that hangs is being
-read, and leaves nobody behind.
-
-Where both stores are PEM without encryption there is nothing to parse: OpenSSL reads PEM itself, no child is needed,
-and `result` only hands over what `start_unlock` read.
-
-The child is an isolated interpreter (`-I`): neither environment nor working directory have a say in what it imports.
-Our own packages are put at the *end* of its path by an argument, which also serves a source tree that is not
-installed.
+- PEM without encryption: there is nothing to parse, since OpenSSL reads PEM itself.
+- Usual PKCS#12, as `cmapppki` and keytool make it: a thread of this process calls libcrypto (`pkcs12`), which takes
+  some 15 ms, most of them without the interpreter's lock.
+- Everything else, and whatever is wrong, is left to a child with `cryptography` (`opener`).
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
-import os
-import subprocess
 import sys
-from typing import final
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, final
 
 from pki import pem
 from pki.errors import KeysError
 from pki.files import read_store
-from pki.material import Keys, Material, Pin, expired_pins
+from pki.material import Keys, Material, Pin
+
+if TYPE_CHECKING:
+    from pki.opener import Opener
 
 UNLOCK_TIMEOUT_SECONDS = 30.0
 """A child needs a tenth of a second; a busy guest at boot may take several. Longer, and the disk or the machine is
 ill."""
-
-_BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from pki.unlock import main; sys.exit(main())"
-
-_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-_CREATION_FLAGS = 0
-if sys.platform == "win32":
-    _CREATION_FLAGS = subprocess.CREATE_NO_WINDOW  # a service must not flash a console
-
-EXIT_UNWANTED = 3
-"""Exit status of a child whose answer nobody waits for any more."""
-
-MAX_SHOWN_CHARACTERS = 300
-"""Of a child that broke down, its last words up to this length go into the error."""
 
 
 @final
 class Unlocking:
     """Stores being opened. Whoever has one calls `result` or `abandon`, or uses it as a context manager."""
 
-    def __init__(self, keys: Keys, process: subprocess.Popen[bytes] | None, ready: Material | KeysError | None) -> None:
-        """Belongs to `start_unlock`."""
+    def __init__(self, keys: Keys, *, ready: Material | KeysError | None = None, thread: _Thread | None = None) -> None:
+        """Belongs to `start_unlock`. What is neither ready nor with a thread is the child's."""
         self._keys = keys
-        self._process = process
         self._ready = ready
-        self._leash = process.stdin if process is not None else None
-        if process is not None:
-            process.stdin = None  # or `communicate` would close it
+        self._thread = thread
+        self._child: Opener | None = None
+        if ready is None and thread is None:
+            self._start_child()
 
     def result(self, timeout_seconds: float = UNLOCK_TIMEOUT_SECONDS) -> Material:
         """Wait for the stores, blocking; a second call gives the same.
 
-        Raises `KeysError` for what is wrong with them, or when they are not open within `timeout_seconds`. An
-        exception out of a signal handler leaves no child behind.
+        Raises `KeysError` for what is wrong with them, or when they are not open within `timeout_seconds`, which
+        thread and child have each. An exception out of a signal handler leaves no child behind.
         """
         if self._ready is None:
             try:
@@ -81,12 +57,9 @@ class Unlocking:
         return self._ready
 
     def abandon(self) -> None:
-        """Kill the child where there still is one; its result is lost. Harmless after `result`."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-            self._let_go()
+        """Kill the child where there is one; its result is lost, as that of a thread. Harmless after `result`."""
+        if self._child is not None:
+            self._child.abandon()
         if self._ready is None:
             self._ready = KeysError("the opening of the stores was given up")
 
@@ -97,135 +70,95 @@ class Unlocking:
         self.abandon()
 
     def _collect(self, timeout_seconds: float) -> Material:
-        process = self._process
-        assert process is not None
-        try:
-            output, complaint = process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired as error:
-            raise KeysError(f"the stores could not be opened within {timeout_seconds:g} seconds") from error
-        finally:
-            # After a timeout, and after an exception out of a signal handler, the child is still there.
-            self._process = None
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-            self._let_go()
-        return _read_answer(self._keys, output, complaint, process.returncode)
+        if self._thread is not None:
+            material = self._thread.collect(timeout_seconds)
+            if material is not None:
+                return material
+            self._start_child()
+        assert self._child is not None
+        return self._child.collect(timeout_seconds)
 
-    def _let_go(self) -> None:
-        if self._leash is not None:
-            with contextlib.suppress(BrokenPipeError):  # it broke down before it had read all of the request
-                self._leash.close()
+    def _start_child(self) -> None:
+        from pki.opener import Opener
+
+        self._child = Opener(self._keys)
+
+
+@final
+class _Thread:
+    """Opens usual PKCS#12 stores beside whatever else this process does."""
+
+    def __init__(self, keys: Keys, key_data: bytes, trust_data: bytes) -> None:
+        """Start it. Raises `RuntimeError` where the system has no more threads."""
+        self._keys = keys
+        self._stores = key_data, trust_data
+        self._material: Material | None = None
+        # Nobody waits for it at the end of the process, whatever a store makes it compute.
+        self._thread = threading.Thread(target=self._open, name="unlock", daemon=True)
+        self._thread.start()
+
+    def collect(self, timeout_seconds: float) -> Material | None:
+        """Give the opened stores, or `None` for what is not usual. Raises `KeysError` when it takes too long."""
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            raise KeysError(f"the stores could not be opened within {timeout_seconds:g} seconds")
+        return self._material
+
+    def _open(self) -> None:
+        from pki import pkcs12
+
+        keys, (key_data, trust_data) = self._keys, self._stores
+        try:
+            certificate, key_pem = pkcs12.open_key_store(key_data, keys.key_store_password)
+            trusted = pkcs12.open_trust_store(trust_data, keys.trust_store_password)
+        except pkcs12.NotUsualError:
+            return
+        self._material = _material(keys, (certificate,), key_pem, trusted)
 
 
 def start_unlock(keys: Keys) -> Unlocking:
     """Start to open both stores and return at once; whatever is wrong with them is raised by `result`."""
     try:
-        ready = _open_plain(keys)
-        return Unlocking(keys, None if ready else _start_child(keys), ready)
+        key_data, trust_data = read_store(keys.key_store, "key store"), read_store(keys.trust_store, "trust store")
+        ready = _open_plain(keys, key_data, trust_data)
+        if ready is not None or sys.platform != "linux" or pem.is_pem(key_data) or pem.is_pem(trust_data):
+            return Unlocking(keys, ready=ready)
+        try:
+            return Unlocking(keys, thread=_Thread(keys, key_data, trust_data))
+        except RuntimeError:
+            return Unlocking(keys)
     except KeysError as error:
-        return Unlocking(keys, None, error)
+        return Unlocking(keys, ready=error)
 
 
 def load_material(keys: Keys) -> Material:
-    """Open both stores, blocking for at most `UNLOCK_TIMEOUT_SECONDS`. Raises `KeysError`."""
+    """Open both stores, blocking for at most twice `UNLOCK_TIMEOUT_SECONDS`. Raises `KeysError`."""
     return start_unlock(keys).result()
 
 
-def _open_plain(keys: Keys) -> Material | None:
-    key_data, trust_data = read_store(keys.key_store, "key store"), read_store(keys.trust_store, "trust store")
+def _open_plain(keys: Keys, key_data: bytes, trust_data: bytes) -> Material | None:
     if not (pem.is_pem(key_data) and pem.is_pem(trust_data)):
         return None
     blocks = pem.private_keys(key_data)
     chain = pem.certificates(key_data, keys.key_store)
-    pins = tuple(dict.fromkeys(pem.certificates(trust_data, keys.trust_store)))
+    trusted = pem.certificates(trust_data, keys.trust_store)
     plain = len(blocks) == 1 and not pem.is_encrypted(blocks[0]) and not pem.is_dsa(blocks[0], keys.key_store)
-    if not plain or not chain or not pins or pem.private_keys(trust_data):
+    if not plain or not chain or not trusted or pem.private_keys(trust_data):
         return None  # what is unusual is judged, and explained, in one place: by the child
+    return _material(keys, chain, blocks[0], [(der, None) for der in trusted])
+
+
+def _material(
+    keys: Keys, chain: Sequence[bytes], key_pem: bytes, trusted: Sequence[tuple[bytes, str | None]]
+) -> Material:
+    pins: dict[bytes, Pin] = {}
+    for number, (der, alias) in enumerate(trusted, start=1):
+        pins.setdefault(der, Pin(der, alias or f"certificate {number}"))
     return Material(
         b"".join(map(pem.encode_certificate, chain)),
-        blocks[0],
-        tuple(Pin(der, f"certificate {number}") for number, der in enumerate(pins, start=1)),
+        key_pem,
+        tuple(pins.values()),
         keys.expired_pins,
         keys.key_store,
         keys.trust_store,
     )
-
-
-def _start_child(keys: Keys) -> subprocess.Popen[bytes]:
-    request = {
-        "key_store": keys.key_store,
-        "key_store_password": keys.key_store_password,
-        "trust_store": keys.trust_store,
-        "trust_store_password": keys.trust_store_password,
-        "expired_pins": keys.expired_pins,
-    }
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", "-c", _BOOTSTRAP, _PACKAGE_ROOT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            creationflags=_CREATION_FLAGS,
-        )
-    except OSError as error:
-        raise KeysError(f"cannot start {sys.executable!r} to open the stores: {error}") from error
-    # The child reads all of it before it writes anything, so this cannot block for good; what broke it, `result` tells.
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-    return process
-
-
-def _read_answer(keys: Keys, output: bytes, complaint: bytes, status: int) -> Material:
-    try:
-        answer = json.loads(output)
-        if "error" in answer:
-            raise KeysError(answer["error"])
-        return Material(
-            answer["chain"].encode(),
-            answer["key"].encode(),
-            tuple(Pin(base64.b64decode(der), alias) for der, alias in answer["pins"]),
-            keys.expired_pins,
-            keys.key_store,
-            keys.trust_store,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2][-MAX_SHOWN_CHARACTERS:]
-        raise KeysError(
-            f"the child that opens the stores broke down with status {status}: {last or 'no word'}"
-        ) from error
-
-
-def main() -> int:
-    """Be the child: a request, one line on standard input, and an answer on standard output, both JSON."""
-    import threading
-
-    request = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_when_unwanted, daemon=True).start()
-    from pki.stores import open_stores
-
-    request["expired_pins"] = expired_pins(request["expired_pins"])
-    try:
-        material = open_stores(Keys(**request))
-    except KeysError as error:
-        answer: dict[str, object] = {"error": str(error)}
-    else:
-        answer = {
-            "chain": material.chain_pem.decode(),
-            "key": material.key_pem.decode(),
-            "pins": [(base64.b64encode(pin.der).decode(), pin.alias) for pin in material.pins],
-        }
-    sys.stdout.write(json.dumps(answer))
-    return 0
-
-
-def _end_when_unwanted() -> None:
-    # Not by way of `sys.stdin`: its lock would be held at the interpreter's end.
-    os.read(0, 1)
-    os._exit(EXIT_UNWANTED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,11 @@
-"""Stores on the disk: what is read, what is refused and with which cure, how files are written, and the child that
-opens them."""
+"""Stores on the disk: what is read, what is refused and with which cure, and how files are written."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,13 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from pki import stores, unlock
+from pki import stores
 from pki.certificates import Issued, Purpose, issue, parse_dname
-from pki.contexts import client_context, load_material, server_context
+from pki.contexts import client_context, load_material
 from pki.errors import KeysError
 from pki.files import MAX_STORE_BYTES, prepare_directory, write_file
 from pki.material import Keys
-from pki.unlock import start_unlock
 
 NOW = datetime.now(timezone.utc)
 GUEST, HOST = issue(Purpose.SERVER, "g1", now=NOW), issue(Purpose.CLIENT, "host1", now=NOW)
@@ -280,154 +276,6 @@ def test_a_missing_directory_is_made_and_one_open_to_all_refused(tmp_path: Path)
         write_file(str(tmp_path / "absent" / "k"), b"", mode=0o600, force=False)
 
 
-# The child
-
-
-def test_the_child_opens_what_this_process_opens(tmp_path: Path) -> None:
-    found = keys(tmp_path)
-    assert load_material(found) == stores.open_stores(found)
-
-
-def test_the_child_needs_neither_environment_nor_directory_nor_cryptography_here(tmp_path: Path) -> None:
-    found = keys(tmp_path)
-    root = os.path.dirname(os.path.dirname(unlock.__file__))
-    code = (
-        f"import sys; sys.path.append({root!r})\n"
-        "from pki.contexts import Keys, client_context, load_material\n"
-        f"client_context(load_material(Keys({found.key_store!r}, 'clientpw', {found.trust_store!r}, 'public')))\n"
-        "print('cryptography' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], env={}, cwd="/", capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.stdout, done.stderr) == ("False\n", "")
-
-
-def test_passwords_are_not_among_the_childs_arguments(tmp_path: Path) -> None:
-    with start_unlock(keys(tmp_path)) as unlocking:
-        assert unlocking._process is not None
-        words = unlocking._process.args
-        assert "clientpw" not in str(words)
-        unlocking.result()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"key_store_password": "wrong1"}, "wrong password (keyStorePassword)"),
-        ({"trust_store_password": "wrong1"}, "wrong password (trustStorePassword)"),
-        ({"key_store": "/absent"}, "the key store '/absent' does not exist"),
-        ({"trust_store": "/absent"}, "the trust store '/absent' does not exist"),
-    ],
-)
-def test_what_the_child_refuses_is_raised_here_each_time_it_is_asked_for(
-    tmp_path: Path, changes: dict[str, str], words: str
-) -> None:
-    unlocking = start_unlock(keys(tmp_path, **changes))
-    for _ in range(2):
-        with pytest.raises(KeysError) as caught:
-            unlocking.result()
-        assert words in str(caught.value)
-
-
-def test_stores_in_pem_need_no_child(tmp_path: Path) -> None:
-    found = keys(
-        tmp_path,
-        key_store=put(tmp_path / "k.pem", key_pem(HOST) + certificate_pem(HOST)),
-        trust_store=put(tmp_path / "t.pem", certificate_pem(GUEST)),
-    )
-    unlocking = start_unlock(found)
-    assert unlocking._process is None
-    material = unlocking.result()
-    assert material == stores.open_stores(found)
-    client_context(material)
-    server_context(material)
-
-
-@pytest.mark.parametrize("kind", ["encrypted", "no certificate", "two keys", "key in trust store", "no pin"])
-def test_unusual_pem_is_left_to_the_child_to_judge(tmp_path: Path, kind: str) -> None:
-    own, trusted = key_pem(HOST) + certificate_pem(HOST), certificate_pem(GUEST)
-    own, trusted = {
-        "encrypted": (key_pem(HOST, BestAvailableEncryption(b"clientpw")) + certificate_pem(HOST), trusted),
-        "no certificate": (key_pem(HOST), trusted),
-        "two keys": (own + key_pem(GUEST), trusted),
-        "key in trust store": (own, trusted + key_pem(GUEST)),
-        "no pin": (own, b"-----BEGIN X-----\n-----END X-----\n"),
-    }[kind]
-    found = keys(tmp_path, key_store=put(tmp_path / "k.pem", own), trust_store=put(tmp_path / "t.pem", trusted))
-    with start_unlock(found) as unlocking:
-        assert unlocking._process is not None
-        if kind == "encrypted":
-            assert unlocking.result().key_pem == key_pem(HOST)
-        else:
-            with pytest.raises(KeysError, match=r"[kt]\.pem"):
-                unlocking.result()
-
-
-def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> unlock.Unlocking:
-    monkeypatch.setattr(unlock, "_BOOTSTRAP", code)
-    return start_unlock(keys(tmp_path))
-
-
-def test_a_child_that_hangs_is_killed_when_its_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlocking = stubborn(tmp_path, monkeypatch, "import signal; signal.pause()")
-    process = unlocking._process
-    assert process is not None
-    with pytest.raises(KeysError, match=r"could not be opened within 0\.05 seconds"):
-        unlocking.result(0.05)
-    assert process.returncode == -signal.SIGKILL
-
-
-def test_an_abandoned_child_is_killed_and_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlocking = stubborn(tmp_path, monkeypatch, "import signal; signal.pause()")
-    process = unlocking._process
-    assert process is not None
-    unlocking.abandon()
-    unlocking.abandon()
-    assert process.returncode == -signal.SIGKILL
-    with pytest.raises(KeysError, match="was given up"):
-        unlocking.result()
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("raise SystemExit('out of order')", "broke down with status 1: out of order"),
-        ("import os; os._exit(3)", "broke down with status 3: no word"),
-        ("print('[]')", "broke down with status 0"),
-        ("print('{\"chain\": 1}')", "broke down with status 0"),
-    ],
-)
-def test_a_child_that_breaks_down_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
-) -> None:
-    with pytest.raises(KeysError) as caught:
-        stubborn(tmp_path, monkeypatch, code).result()
-    assert words in str(caught.value)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="holds a file by a lease")
-def test_a_child_whose_store_does_not_open_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
-    """A program that ends while it reads its keys again has nobody left who could kill the child."""
-    from leases import leased
-
-    found = keys(tmp_path)
-    with leased(Path(found.key_store)) as lease:
-        child = unlock._start_child(found)
-        unlocking = unlock.Unlocking(found, child, None)
-        lease.wait_wanted()
-        assert child.poll() is None
-        unlocking._let_go()  # as the end of this process would
-        child.communicate(timeout=40)
-        assert child.returncode == unlock.EXIT_UNWANTED
-
-
-def test_an_interpreter_that_cannot_be_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/absent/python")
-    with pytest.raises(KeysError, match="cannot start '/absent/python' to open the stores"):
-        start_unlock(keys(tmp_path)).result()
-
-
 # Beside keytool
 
 
@@ -467,6 +315,8 @@ def test_stores_of_the_old_guides_commands_are_read_as_they_are(tmp_path: Path, 
             assert "make new keys with cmapppki" in told
         return
     material = load_material(Keys(private, "clientpw", public, "public"))
+    slowly = stores.open_stores(Keys(private, "clientpw", public, "public"))
+    assert (material.chain_pem, material.pins) == (slowly.chain_pem, slowly.pins)
     assert [pin.alias for pin in material.pins] == ["clientpublic"]
     client_context(material)
     # A second key in the store: OpenSSL would take the first one in silence.

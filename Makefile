@@ -87,7 +87,7 @@ mutation: $(STAMP) .venv-mutation/.installed
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/flake8 appmgr appserver pki tests
+	$(BIN)/flake8 appmgr appserver pki packages tests
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 appmgr appserver pki
 

@@ -1,8 +1,9 @@
 """`cmappmgr`: from the command line to an exit status.
 
 Everything that may end the program early has its place before trio is imported: wrong usage, an unusable
-configuration, a TERM. The stores are opened beside it while trio is being imported. The order of the first lines matters: first descriptors 0 to 2 (or a socket would take the place of a closed
-standard error), then the signals, then the rest.
+configuration, a TERM. The stores are opened beside it while trio is being imported. The order of the first lines
+matters: first descriptors 0 to 2 (or a socket would take the place of a closed standard error), then the signals, then
+the rest.
 """
 
 from __future__ import annotations

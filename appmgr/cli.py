@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal, TextIO, final
 
 from appmgr.options import SHORT_HELP, ManagerOptions, UsageError, parse_options
 from appmgr.settings import NodeSettings, load_node_settings
-from appserver.outcome import signal_name
-from appserver.report import Report, hold_standard_descriptors, host_name
+from appmgr.standing import Standing, StatusFile
+from appmgr.wording import too_early
+from appserver.report import Report, hold_standard_descriptors, host_name, printable
 from appserver.version import software
 from pki.encoding import restart_in_utf8
 from pki.errors import PkiError
@@ -139,14 +140,15 @@ def run(words: Sequence[str], *, leaving: bool = False) -> int:
     if isinstance(options, str):
         return _inform(options)
     report = Report(PROGRAM)
+    status_file = StatusFile(options.status_file, report.warning)
     with EarlySignals(to_the_end=leaving) as early:
         try:
             try:
-                status = _run_reported(options, report, early)
+                status = _run_reported(options, report, early, status_file)
             finally:
                 early.collect()  # from here on nothing may interrupt the last line
         except HaltedError as halted:
-            status = _halted(report, halted.number)
+            status = _halted(report, halted.number, status_file)
         report.info(f"PROGRAM EXIT CODE {status}")
         report.close()
     return status
@@ -169,14 +171,20 @@ def _say(stream: TextIO | None, text: str, status: int) -> int:
     return status
 
 
-def _halted(report: Report, number: int) -> int:
+def _halted(report: Report, number: int, status_file: StatusFile) -> int:
     # HUP is taken as TERM (contract, section 1).
     number = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-    report.info(f"{signal_name(number)} before the first contact: nothing was started")
+    report.info(too_early(number))
+    status_file.show(Standing("detached", cause="signal", status=128 + number, text=too_early(number)))
     return 128 + number
 
 
-def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals) -> int:
+def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals, status_file: StatusFile) -> int:
+    try:
+        status_file.begin()
+    except OSError as error:
+        report.error(f"the status file {options.status_file!r} cannot be written: {error.strerror}")
+        return options.failure_status
     try:
         from pki.unlock import start_unlock
 
@@ -185,21 +193,30 @@ def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals) 
             report.warning(warning)
         unlocking = start_unlock(settings.keys)
         try:
-            return _watch(options, settings, unlocking, report, early)
+            return _watch(options, settings, unlocking, report, early, status_file)
         finally:
             unlocking.abandon()
     except PkiError as error:
         report.error(str(error))
+        status_file.show(
+            Standing("failed", cause="unusable", status=options.failure_status, text=printable(str(error)))
+        )
     except Exception as error:  # noqa: BLE001 - the cluster must get the failure status, not Python's 1, whatever breaks
         import traceback
 
         report.error(f"internal error, please report it: {type(error).__name__}: {error}")
         report.error(traceback.format_exc().rstrip())
+        status_file.show(Standing("failed", cause="error", status=options.failure_status, text="internal error"))
     return options.failure_status
 
 
 def _watch(
-    options: ManagerOptions, settings: NodeSettings, unlocking: Unlocking, report: Report, early: EarlySignals
+    options: ManagerOptions,
+    settings: NodeSettings,
+    unlocking: Unlocking,
+    report: Report,
+    early: EarlySignals,
+    status_file: StatusFile,
 ) -> int:
     """Import what the run needs while the stores are being opened, then run the loop."""
     import time
@@ -227,7 +244,8 @@ def _watch(
 
     async def drive() -> int:
         now = trio.current_time()
-        manager = Manager(options, os.urandom(RUN_ID_BYTES).hex(), now - (time.perf_counter() - began))
+        run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
+        manager = Manager(options, run_id, now - (time.perf_counter() - began))
         return await watch(
             manager,
             dialer.dial,
@@ -237,6 +255,7 @@ def _watch(
             early=early,
             greeting_seconds=min(GREETING_SECONDS, attempt_seconds),
             reminders=dialer.reminders,
+            show=status_file.show,
         )
 
     early.collect()

@@ -11,6 +11,9 @@ and then answers nothing is no contact, so greetings count the first time only.
 A run is named by an id. Until the server has confirmed it (`running`), a new connection asks `run` again with the
 same id, which starts nothing twice. From then on it asks to `watch` the run that was confirmed, which may be another
 manager's; a watch never starts anything, so an outcome that is lost stays lost instead of becoming a second copy.
+
+A manager that is only to `attach`, or to `stop` what runs, never asks to `run`. The latter is in a halt from its first
+moment: nobody has to signal it.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, final
 
 from appmgr import wording
 from appmgr.options import ManagerOptions
+from appmgr.standing import Cause, Standing, StandingState
 from appserver.messages import (
     Ack,
+    Attach,
     Bye,
     Ended,
     Error,
@@ -41,7 +46,7 @@ from appserver.messages import (
     Stopping,
     Watch,
 )
-from appserver.outcome import Lost, exit_status, signal_name
+from appserver.outcome import Exited, Lost, Outcome, Signaled, exit_status
 from appserver.report import Level, printable
 
 POLL_TIMEOUT_SHARE: Final = 1 / 3
@@ -89,6 +94,14 @@ class Log:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Show:
+    """Keep this in the status file. Only for managers that have one."""
+
+    standing: Standing
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Reconnect:
     """Drop the connection and make a new one; `disconnected` is not told in answer to it."""
 
@@ -101,7 +114,7 @@ class Finish:
     status: int
 
 
-Action: TypeAlias = Send | Log | Reconnect | Finish
+Action: TypeAlias = Send | Log | Show | Reconnect | Finish
 
 
 @final
@@ -128,10 +141,11 @@ class Manager:
         self._polled_at = now
         # The application.
         self._confirmed_run: str | None = None
-        self._halt_signal: int | None = None
+        self._halting = options.action == "stop"
         self._stop_accepted = False
         self._stop_over_at = math.inf
         self._waiting_logged = False
+        self._standing = Standing("connecting", run=run_id)
 
     @property
     def poll_seconds(self) -> float:
@@ -141,9 +155,10 @@ class Manager:
     def opening(self) -> list[Action]:
         """Say what has to be said before the first contact."""
         asked = self._options.poll_seconds
+        actions = self._stand("connecting")
         if self._poll_seconds < asked:
-            return [Log("info", wording.poll_lowered(asked, self._poll_seconds, self._options.timeout_seconds))]
-        return []
+            actions.append(Log("info", wording.poll_lowered(asked, self._poll_seconds, self._options.timeout_seconds)))
+        return actions
 
     def deadline(self) -> float:
         """Give the monotonic time at which `tick` has to be called at the latest."""
@@ -156,6 +171,8 @@ class Manager:
         if not self._ever_connected:
             self._ever_connected = True
             self._answered(now)
+            if self._halting:
+                self._give_up_at = now + max(self._options.stop_timeout_seconds, MIN_STOP_ANSWER_SECONDS)
         self._connected = True
         self._polled_at = now
         self._poll_seq = self._stop_seq = None
@@ -173,7 +190,7 @@ class Manager:
             case Ended():
                 return self._answered(now) + self._on_ended(message)
             case Refused():
-                return self._fail(wording.refused(self._options, message.code, message.text))
+                return self._on_refused(message)
             case Error():
                 return self._on_error(message)
             case Goodbye():
@@ -193,7 +210,9 @@ class Manager:
         if self._stop_accepted:
             limit = self._options.stop_timeout_seconds + STOP_RETURN_SECONDS
             self._give_up_at = min(self._give_up_at, now + limit)
-        return [Log("warning", wording.contact_lost(self._options.node, reason))]
+        text = wording.contact_lost(self._options.node, reason)
+        state: StandingState = "connecting" if self._confirmed_run is None else "lost"
+        return [Log("warning", text), *self._stand(state, text=text)]
 
     def contact_failed(self, reason: str, _now: float) -> list[Action]:
         """An attempt to connect has failed; the next is on its way. Only the first of all is logged."""
@@ -207,16 +226,19 @@ class Manager:
         """Somebody wants the manager to end: TERM, INT, or HUP, which is taken as TERM."""
         number = SIGTERM if number == SIGHUP else number
         if not self._ever_connected:
+            text = wording.too_early(number)
             return [
-                Log("info", f"{signal_name(number)} before the first contact: nothing was started"),
+                Log("info", text),
+                *self._stand("detached", "signal", status=128 + number, text=text),
                 Finish(128 + number),
             ]
-        if self._options.on_halt == "detach" or self._halt_signal is not None:
+        if self._options.on_halt == "detach" or self._halting:
             farewell: list[Action] = [Send(Bye())] if self._connected else []
             confirmed = self._confirmed_run is not None
             text = wording.detached(self._options.node, number, confirmed=confirmed, stopping=self._stop_accepted)
-            return [Log("info", text), *farewell, Finish(128 + number)]
-        self._halt_signal = number
+            shown = self._stand("detached", "signal", status=128 + number, text=text)
+            return [Log("info", text), *shown, *farewell, Finish(128 + number)]
+        self._halting = True
         patience = self._options.stop_timeout_seconds
         self._give_up_at = now + (max(patience, MIN_STOP_ANSWER_SECONDS) if self._connected else patience)
         self._polled_at = now
@@ -245,7 +267,7 @@ class Manager:
         if self._poll_seq is None:
             return self._poll_seconds
         patience = self._options.timeout_seconds * ANSWER_TIMEOUT_SHARE
-        if self._halt_signal is not None:
+        if self._halting:
             patience = min(patience, self._options.stop_timeout_seconds * STOP_ANSWER_SHARE)
         return patience
 
@@ -258,11 +280,14 @@ class Manager:
         self._run_seq = self._sequence()
         options = self._options
         terms = (options.survivors, options.stop_timeout_seconds, options.tail_lines)
-        if self._confirmed_run is None and self._halt_signal is None:
+        if self._confirmed_run is None and options.action == "run" and not self._halting:
             return [Send(Run(self._run_seq, self._run_id, options.service, *terms))]
+        if self._confirmed_run is None and options.action != "run" and options.run_id is None:
+            watch = Send(Attach(self._run_seq, self._run_id, options.service, *terms))
+        else:
+            watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, *terms))
         # In a halt a run that was never confirmed is only watched: asking for it might start it to be stopped.
-        watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, *terms))
-        stop = self._halt_signal is not None and not self._stop_accepted
+        stop = self._halting and not self._stop_accepted
         return [watch, *(self._ask_to_stop() if stop else [])]
 
     def _ask_to_stop(self) -> list[Action]:
@@ -272,14 +297,16 @@ class Manager:
 
     def _answered(self, now: float) -> list[Action]:
         """Count a valid answer. A halt has its own deadline, which only contact that returns moves."""
-        if self._halt_signal is None:
+        if not self._halting:
             self._give_up_at = now + self._options.timeout_seconds
         elif self._stop_accepted:
             self._give_up_at = self._stop_over_at
         if self._lost_contact_at is None:
             return []
         away, self._lost_contact_at = now - self._lost_contact_at, None
-        return [Log("info", wording.contact_back(self._options.node, away))]
+        text = wording.contact_back(self._options.node, away)
+        state: StandingState = "connecting" if self._confirmed_run is None else "running"
+        return [Log("info", text), *self._stand(state, text=text)]
 
     def _on_status(self, message: Status) -> list[Action]:
         if message.re == self._poll_seq:
@@ -296,12 +323,22 @@ class Manager:
         actions = self._on_previous(message.previous)
         if self._confirmed_run is None:
             self._confirmed_run = message.run
-            attached = message.attached and message.run != self._run_id
-            actions.append(Log("info", wording.running(self._options, message, attached=attached)))
-            if self._halt_signal is not None and message.run != self._run_id:
+            attached = message.attached and (message.run != self._run_id or self._options.action != "run")
+            text = wording.running(self._options, message, attached=attached)
+            self._standing = replace(self._standing, run=message.run, pid=message.pid, attached=attached)
+            actions += [Log("info", text), *self._stand("running", text=text)]
+            if self._halting and message.run != self._run_id and self._options.action == "run":
                 # The stop that is on its way names our own id, but it is another's run that we watch.
                 actions += self._ask_to_stop()
         return actions
+
+    def _on_refused(self, message: Refused) -> list[Action]:
+        if message.code != "not-running":
+            return self._fail(wording.refused(self._options, message.code, message.text), "refused", message.code)
+        text = wording.not_running(self._options)
+        if self._options.action != "stop":
+            return self._fail(text, "not-running")
+        return [Log("info", text), *self._stand("stopped", "not-running", status=0, text=text), Finish(0)]
 
     def _on_previous(self, previous: Previous | None) -> list[Action]:
         if previous is None:
@@ -309,7 +346,7 @@ class Manager:
         return [Log("warning", wording.previous(previous.outcome)), Send(Ack(previous.run))]
 
     def _on_stopping(self, now: float) -> list[Action]:
-        if not self._stop_accepted and self._halt_signal is not None:
+        if not self._stop_accepted and self._halting:
             self._stop_accepted = True
             self._stop_over_at = now + self._options.stop_timeout_seconds + STOP_GRACE_SECONDS
             self._give_up_at = self._stop_over_at
@@ -324,32 +361,65 @@ class Manager:
             # Nobody knows the run that we want stopped, but `run` is not answered yet: that answer will tell.
             return []
         actions = self._on_previous(message.previous)
-        if self._confirmed_run is None and not self._waiting_logged and not isinstance(message.outcome, Lost):
+        started = self._options.action == "run" and self._confirmed_run is None and not self._waiting_logged
+        if started and not isinstance(message.outcome, Lost):
             actions.append(Log("info", wording.started_and_ended(self._options)))
         if message.tail and message.outcome.account.stopped_by is None:
             actions += [Log("info", line) for line in wording.tail(message.tail, self._options.tail_lines)]
         level: Level = "error" if isinstance(message.outcome, Lost) else "info"
-        actions.append(Log(level, wording.ended(self._options, message.outcome)))
+        text = wording.ended(self._options, message.outcome)
+        actions.append(Log(level, text))
         status = exit_status(message.outcome, failure_status=self._options.failure_status)
-        return [*actions, Send(Ack(message.run)), Finish(status)]
+        state: StandingState = "ended"
+        if self._options.action == "stop":
+            state, status = "stopped", 0
+        cause, code = _cause(message.outcome)
+        shown = self._stand(state, cause, code, status, text)
+        return [*actions, *shown, Send(Ack(message.run)), Finish(status)]
 
     def _on_error(self, message: Error) -> list[Action]:
         text = f"the server on the node {self._options.node} reports an error: {printable(message.text)}"
         if message.re is not None and message.re in (self._run_seq, self._stop_seq):
-            return self._fail(text)
+            if self._options.action != "run" and self._confirmed_run is None:
+                text = f"{text}: a server of before that message has to be upgraded, or be told the run (--run-id)"
+            return self._fail(text, "error")
         if message.re is not None and message.re == self._poll_seq:
             self._poll_seq = None
         return [Log("warning", text)]
 
     def _give_up(self) -> list[Action]:
         options = self._options
-        if self._halt_signal is not None:
-            return self._fail(wording.stop_unconfirmed(options, accepted=self._stop_accepted))
+        if self._halting and self._ever_connected:
+            cause: Cause = "not-stopped" if self._connected else "no-contact"
+            return self._fail(wording.stop_unconfirmed(options, accepted=self._stop_accepted), cause)
         reason = self._last_reason or f"{os.strerror(errno.ETIMEDOUT)} (errno:{errno.ETIMEDOUT})"
         if self._ever_connected:
-            return self._fail(wording.no_contact_any_more(options, reason))
+            return self._fail(wording.no_contact_any_more(options, reason), "no-contact")
         failed = self.contact_failed(reason, self._give_up_at)
-        return [*failed, *self._fail(wording.no_contact_at_all(options, reason))]
+        return [*failed, *self._fail(wording.no_contact_at_all(options, reason), "no-contact")]
 
-    def _fail(self, text: str) -> list[Action]:
-        return [Log("error", text), Finish(self._options.failure_status)]
+    def _fail(self, text: str, cause: Cause, code: str | None = None) -> list[Action]:
+        status = self._options.failure_status
+        return [Log("error", text), *self._stand("failed", cause, code, status, text), Finish(status)]
+
+    def _stand(
+        self,
+        state: StandingState,
+        cause: Cause | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        text: str | None = None,
+    ) -> list[Action]:
+        """Note how things stand; gives what shows it, where anybody wants to see it."""
+        self._standing = replace(self._standing, state=state, cause=cause, code=code, status=status, text=text)
+        return [] if self._options.status_file is None else [Show(self._standing)]
+
+
+def _cause(outcome: Outcome) -> tuple[Cause, str | None]:
+    match outcome:
+        case Exited(code):
+            return "exited", str(code)
+        case Signaled(number):
+            return "signaled", str(number)
+        case Lost():
+            return "lost", None

@@ -25,6 +25,7 @@ from appserver.messages import (
     MessageError,
     Run,
     Survivors,
+    is_run_id,
 )
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -42,6 +43,8 @@ _TYPESET_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 """What a word processor makes of `-` and `--`; the old guide itself was printed with them."""
 
 OnHalt = Literal["detach", "stop"]
+Wish = Literal["run", "attach", "stop"]
+"""What the manager is there for: to have the application running, to watch it if it runs, or to end it if it runs."""
 
 SHORT_HELP = """\
 usage: cmappmgr -node NODE [-cmappserver_timeout SECONDS] [OPTION ...] -service COMMAND [ARG ...]
@@ -70,6 +73,9 @@ class ManagerOptions:
     survivors: Survivors = "leave"
     failure_status: int = DEFAULT_FAILURE_STATUS
     tail_lines: int = DEFAULT_TAIL_LINES
+    action: Wish = "run"
+    run_id: str | None = None
+    status_file: str | None = None
 
 
 def parse_options(words: Sequence[str]) -> ManagerOptions | Literal["help", "version"]:
@@ -100,6 +106,9 @@ def parse_options(words: Sequence[str]) -> ManagerOptions | Literal["help", "ver
         survivors=given.survivors,
         failure_status=given.failure_status,
         tail_lines=given.tail_lines,
+        action=given.action,
+        run_id=given.run_id,
+        status_file=given.status_file,
     )
 
 
@@ -119,6 +128,9 @@ class _Given:
         self.survivors: Survivors = "leave"
         self.failure_status = DEFAULT_FAILURE_STATUS
         self.tail_lines = DEFAULT_TAIL_LINES
+        self.action: Wish = "run"
+        self.run_id: str | None = None
+        self.status_file: str | None = None
 
     def set_node(self, option: str, value: str) -> None:
         if not value or value.startswith("-") or not value.isprintable() or " " in value:
@@ -169,6 +181,23 @@ class _Given:
 
     def set_tail(self, option: str, value: str) -> None:
         self.tail_lines = _whole(option, value, 0, MAX_TAIL_LINES)
+
+    def set_action(self, option: str, value: str) -> None:
+        match value:
+            case "run" | "attach" | "stop":
+                self.action = value
+            case _:
+                raise UsageError(f"{option}: {value!r:.100} is neither run nor attach nor stop")
+
+    def set_run_id(self, option: str, value: str) -> None:
+        if not is_run_id(value):
+            raise UsageError(f"{option}: {value!r:.100} is not {RUN_ID_DIGITS} lowercase hexadecimal digits")
+        self.run_id = value
+
+    def set_status_file(self, option: str, value: str) -> None:
+        if not value or "\0" in value:
+            raise UsageError(f"{option}: {value!r:.100} is no path")
+        self.status_file = value
 
 
 @final
@@ -259,6 +288,27 @@ OPTIONS = (
         "last lines of its output to log when it ends by itself",
         f"{DEFAULT_TAIL_LINES}",
         _Given.set_tail,
+    ),
+    Option(
+        ("--action",),
+        "run|attach|stop",
+        "start it unless it runs; only watch what runs; or stop what runs, and end with 0 when nothing of it is left. "
+        "The latter two start nothing",
+        "run",
+        _Given.set_action,
+    ),
+    Option(
+        ("--run-id",),
+        "ID",
+        "the id of the run, 32 hexadecimal digits; attach and stop mean that run only",
+        "a new one",
+        _Given.set_run_id,
+    ),
+    Option(
+        ("--status-file",),
+        "FILE",
+        "how things stand, kept up to date in a small file that scripts can read",
+        take=_Given.set_status_file,
     ),
     Option(("--version",), "", "print the version and end"),
     Option(("--help",), "", "print this help and end"),

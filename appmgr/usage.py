@@ -24,6 +24,7 @@ exit status:
   128 + N  the application was ended by signal N; or, with --on-halt detach, cmappmgr itself was
   1        no contact, refused, keys or configuration unusable, outcome lost (see --failure-status)
   2        wrong usage
+  0        with --action stop: the application does not run, or not any more
 """
 
 

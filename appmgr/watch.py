@@ -8,7 +8,8 @@ from typing import Protocol
 import trio
 
 from appmgr.link import CLOSE_SECONDS, Connected, ContactFailed, Dial, Disconnected, Link, LinkEvent, Received
-from appmgr.manager import Action, Finish, Log, Manager, Reconnect, Send
+from appmgr.manager import Action, Finish, Log, Manager, Reconnect, Send, Show
+from appmgr.standing import Standing
 from appserver.messages import Hello
 from appserver.report import Level
 from pki.expiry import CHECK_SECONDS
@@ -38,6 +39,7 @@ async def watch(
     early: PendingSignals,
     greeting_seconds: float,
     reminders: Callable[[], Sequence[str]],
+    show: Callable[[Standing], None] = lambda _: None,
 ) -> int:
     """Drive `manager` until it finishes, and give the exit status.
 
@@ -50,6 +52,7 @@ async def watch(
         early: the signals that came before.
         greeting_seconds: how long an attempt waits for the greeting.
         reminders: gives what is to be said now about keys that come near their end; asked every `CHECK_SECONDS`.
+        show: shows how things stand, at each change; raises nothing.
     """
     # No buffer: see `link`.
     to_loop, events = trio.open_memory_channel[LinkEvent | int](0)
@@ -70,19 +73,23 @@ async def watch(
             actions = manager.opening()
             for number in early.take_over():
                 actions += manager.signalled(number, trio.current_time())
-            status = _carry_out(actions, link, logger)
+            status = _carry_out(actions, link, logger, show)
             if status is None:
                 services.start_soon(hear)
                 services.start_soon(remind)
                 services.start_soon(link.run)
-                status = await _drive(manager, link, events, logger)
+                status = await _drive(manager, link, events, logger, show)
                 await _leave(link)
             services.cancel_scope.cancel()
     return status
 
 
 async def _drive(
-    manager: Manager, link: Link, events: trio.MemoryReceiveChannel[LinkEvent | int], logger: Logger
+    manager: Manager,
+    link: Link,
+    events: trio.MemoryReceiveChannel[LinkEvent | int],
+    logger: Logger,
+    show: Callable[[Standing], None],
 ) -> int:
     while True:
         actions: list[Action] = []
@@ -90,7 +97,7 @@ async def _drive(
             actions = _handle(manager, await events.receive())
         if not actions:
             actions = manager.tick(trio.current_time())
-        status = _carry_out(actions, link, logger)
+        status = _carry_out(actions, link, logger, show)
         if status is not None:
             return status
 
@@ -110,7 +117,7 @@ def _handle(manager: Manager, event: LinkEvent | int) -> list[Action]:
             return manager.signalled(event, now)
 
 
-def _carry_out(actions: list[Action], link: Link, logger: Logger) -> int | None:
+def _carry_out(actions: list[Action], link: Link, logger: Logger, show: Callable[[Standing], None]) -> int | None:
     """Carry out actions; give the exit status where one of them ends it."""
     for action in actions:
         match action:
@@ -118,6 +125,8 @@ def _carry_out(actions: list[Action], link: Link, logger: Logger) -> int | None:
                 link.send(message)
             case Log(level, text):
                 logger.log(level, text)
+            case Show(standing):
+                show(standing)
             case Reconnect():
                 link.drop()
             case Finish(status):

@@ -159,6 +159,16 @@ def stopping(options: ManagerOptions, number: int) -> str:
     return f"{signal_name(number)}: stopping the application on the node {options.node} (KILL after {limit})"
 
 
+def too_early(number: int) -> str:
+    """Say that a signal ended the manager before it had asked for anything."""
+    return f"{signal_name(number)} before the first contact: nothing was started"
+
+
+def not_running(options: ManagerOptions) -> str:
+    """Say that there is nothing to attach to, or to stop."""
+    return f"the application {_service(options)} does not run on the node {options.node}, and nothing was started"
+
+
 def stop_unconfirmed(options: ManagerOptions, *, accepted: bool) -> str:
     """Say that a stop was asked for and its end has not been heard of."""
     if accepted:

@@ -28,6 +28,7 @@ from appserver.messages import (
     MAX_WHOLE,
     RUN_ID_DIGITS,
     Ack,
+    Attach,
     Bye,
     Ended,
     Error,
@@ -63,7 +64,7 @@ def encode(message: Message) -> bytes:
     plain: dict[str, object] = {"type": message.type_name}
     for field in fields(message):
         plain[field.name] = _plain(getattr(message, field.name))
-    if isinstance(message, Run):
+    if isinstance(message, Run | Attach):
         plain["instance"] = message.service.instance
     _read(message.type_name, plain)
     line = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
@@ -300,6 +301,10 @@ def _read_run(f: _Fields) -> Run:
     return Run(f.sequence("seq"), f.run_id("run"), f.service("service"), *_read_terms(f))
 
 
+def _read_attach(f: _Fields) -> Attach:
+    return Attach(f.sequence("seq"), f.run_id("run"), f.service("service"), *_read_terms(f))
+
+
 def _read_watch(f: _Fields) -> Watch:
     return Watch(f.sequence("seq"), f.run_id("run"), *_read_terms(f))
 
@@ -325,6 +330,7 @@ _READERS: dict[str, Callable[[_Fields], Message]] = {
     "hello": _read_hello,
     "run": _read_run,
     "watch": _read_watch,
+    "attach": _read_attach,
     "poll": lambda f: Poll(f.sequence("seq")),
     "stop": lambda f: Stop(f.sequence("seq"), f.run_id("run"), f.seconds("timeout_seconds")),
     "ack": lambda f: Ack(f.run_id("run")),

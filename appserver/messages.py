@@ -49,6 +49,7 @@ RefusalCode = Literal[
     "no-such-command",
     "is-a-directory",
     "not-executable",
+    "not-running",
     "start-failed",
     "bad-service",
     "storage",
@@ -111,6 +112,24 @@ class Watch:
     type_name: ClassVar[str] = "watch"
     seq: int
     run: str
+    survivors: Survivors
+    stop_timeout_seconds: float
+    tail_lines: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Watch what runs of this service, or the end that its newest run came to and nobody has collected.
+
+    Never starts anything; `run` is an id that leads to the run found from then on. A server older than this message
+    answers that it does not know it.
+    """
+
+    type_name: ClassVar[str] = "attach"
+    seq: int
+    run: str
+    service: Service
     survivors: Survivors
     stop_timeout_seconds: float
     tail_lines: int
@@ -268,7 +287,7 @@ class Unknown:
 
 
 ServerMessage: TypeAlias = Greeting | Running | Status | Stopping | Ended | Refused | Error | Goodbye
-ManagerMessage: TypeAlias = Hello | Run | Watch | Poll | Stop | Ack | Bye
+ManagerMessage: TypeAlias = Hello | Run | Watch | Attach | Poll | Stop | Ack | Bye
 Message: TypeAlias = ServerMessage | ManagerMessage
 
 

@@ -24,6 +24,7 @@ from appserver.codec import decode, encode
 from appserver.messages import (
     MAX_MESSAGE_BYTES,
     Ack,
+    Attach,
     Bye,
     Ended,
     Error,
@@ -100,7 +101,15 @@ _TRANSITIONS: dict[Role, dict[EndState, dict[type[Message], EndState]]] = {
     "manager": {
         _START: {},
         _GREETED: {Hello: _OPEN},
-        _OPEN: {Run: _OPEN, Watch: _OPEN, Poll: _OPEN, Stop: _OPEN, Ack: _OPEN, Bye: _DONE},
+        _OPEN: {
+            Run: _OPEN,
+            Watch: _OPEN,
+            Attach: _OPEN,
+            Poll: _OPEN,
+            Stop: _OPEN,
+            Ack: _OPEN,
+            Bye: _DONE,
+        },
         _DONE: {},
     },
 }

@@ -118,6 +118,32 @@ class Services:
             return []
         return self._begin(watcher, run_id, service, terms, asker)
 
+    def would_attach(self, run_id: str, service: Service) -> Run | None:
+        """Find the run that `ask_attach` would have a manager attach to, or show the end of."""
+        known = self.find(run_id)
+        if known is not None:
+            return known
+        current = self._current.get(service)
+        if current is not None:
+            return current
+        newest = next((run for run in reversed(self._ended.values()) if run.service == service), None)
+        return newest if newest is not None and not newest.collected else None
+
+    def ask_attach(
+        self, watcher: Watcher, run_id: str, service: Service, terms: Terms, asker: Asker = NOBODY_IN_PARTICULAR
+    ) -> list[Effect]:
+        """A manager wants what runs of `service`, or the end of its newest run if nobody has that. Nothing is started.
+
+        An older end that nobody has is not shown: it would be taken for that of the newest run.
+        """
+        run = self.would_attach(run_id, service)
+        if run is None:
+            return [TellRefused(watcher, "not-running", f"{service.describe()} does not run", run_id)]
+        if run.service != service:
+            return [TellRefused(watcher, "bad-service", f"run {run_id} is one of {run.service.describe()}", run_id)]
+        alias = [] if self.find(run_id) is run else self._add_alias(run_id, run)
+        return [*alias, *self._join(run, watcher, terms, asker)]
+
     def ask_watch(
         self, watcher: Watcher, run_id: str, terms: Terms, asker: Asker = NOBODY_IN_PARTICULAR
     ) -> list[Effect]:

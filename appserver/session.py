@@ -18,6 +18,7 @@ from appserver.effects import Phase, Run, Tell, TellEnded, TellRefused, TellRunn
 from appserver.messages import (
     MAX_TEXT_CHARACTERS,
     Ack,
+    Attach,
     Bye,
     Ended,
     Error,
@@ -251,7 +252,7 @@ class Session:
             while (event := await self._next_event()) is not CLOSED:
                 # Many messages may come at one go: even a sleep of zero lets the one before be answered, and gives the
                 # others their turn.
-                places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Stop) else 1
+                places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Attach | Stop) else 1
                 await trio.sleep(self._pace.delay_seconds(trio.current_time(), places))
                 if isinstance(event, Unknown):
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
@@ -297,6 +298,10 @@ class Session:
                 self._begin(message.seq, message.run, message.tail_lines)
                 terms = Terms(message.survivors, message.stop_timeout_seconds)
                 await self._supervisor.watch(self, message.run, terms)
+            case Attach():
+                self._begin(message.seq, message.run, message.tail_lines)
+                terms = Terms(message.survivors, message.stop_timeout_seconds)
+                await self._supervisor.attach(self, message.run, message.service, terms)
             case Poll(seq):
                 self._answer_poll(seq)
             case Stop(seq, run_id, timeout_seconds):

@@ -40,7 +40,7 @@ from appserver.records import Records
 from appserver.recovery import Found, find_again
 from appserver.report import Report
 from appserver.rules import NO_GRANTS, Grants, Verb
-from appserver.services import Services
+from appserver.services import NOBODY_IN_PARTICULAR, Services
 from appserver.settings import ServerSettings
 from appserver.starting import Starting
 
@@ -117,6 +117,19 @@ class Supervisor:
             asker = await self._permissions.asker(watcher, run)
             judged = run
         self._apply(self._table.ask_run(watcher, run_id, service, terms, asker))
+
+    async def attach(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        """A manager wants to attach to what runs of a service, and to start nothing. Cancelled, nothing has been
+        asked.
+        """
+        judged: Run | None = None
+        asker = NOBODY_IN_PARTICULAR
+        while (run := self._table.would_attach(run_id, service)) is not None and run is not judged:
+            if await self._is_refused(watcher, "attach", run, run_id):
+                return
+            asker = await self._permissions.asker(watcher, run)
+            judged = run
+        self._apply(self._table.ask_attach(watcher, run_id, service, terms, asker))
 
     async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
         """A manager comes back for a run. Cancelled, nothing has been asked."""

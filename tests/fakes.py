@@ -76,6 +76,10 @@ class FakeSupervisor:
         self.watchers.append(watcher)
         self.asked.append(("run", run_id, service, terms))
 
+    async def attach(self, watcher: Watcher, run_id: str, service: Service, terms: Terms) -> None:
+        self.watchers.append(watcher)
+        self.asked.append(("attach", run_id, service, terms))
+
     async def watch(self, watcher: Watcher, run_id: str, terms: Terms) -> None:
         self.watchers.append(watcher)
         self.asked.append(("watch", run_id, terms))

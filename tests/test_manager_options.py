@@ -139,6 +139,11 @@ WRONG = {
     "minus sign": (["-node", "g1", "\u2212service", "x"], "dash of a word processor"),
     "on-halt": (["--on-halt", "kill", *LEAST], "neither detach nor stop"),
     "survivors": (["--survivors", "kill", *LEAST], "neither leave nor stop"),
+    "action": (["--action", "start", *LEAST], "neither run nor attach nor stop"),
+    "run id": (["--run-id", "A" * 32, *LEAST], "not 32 lowercase hexadecimal digits"),
+    "short run id": (["--run-id", "a" * 31, *LEAST], "not 32 lowercase hexadecimal digits"),
+    "empty status file": (["--status-file=", *LEAST], "is no path"),
+    "NUL in the status file": (["--status-file=x\0", *LEAST], "is no path"),
     **{
         f"port {value}": (["--port", value, *LEAST], "--port")
         for value in ("0", "65536", "-1", "x", "1.5", "٣", "9" * 5000)

@@ -288,3 +288,58 @@ def test_an_end_that_a_stop_still_completes_is_not_told_yet_to_whoever_comes(tab
     assert table.ended("r1", Signaled(15), gone=False, stopping=True) == []
     assert table.ask_watch(B, "r1", TERMS) == [attached(B, run)]
     assert end(table, outcome=Signaled(15)) == [TellEnded(A, "r1", Signaled(15)), TellEnded(B, "r1", Signaled(15))]
+
+
+# Attaching without starting.
+
+
+def test_whoever_only_attaches_joins_what_runs_and_its_id_leads_there(table: Services) -> None:
+    run = running(table)
+    assert table.ask_attach(B, "r2", PING, STOP_TERMS, OTHER) == [
+        NoteAlias("r2", "r1"),
+        attached(B, run),
+        SetTerms("r1", STOP_TERMS),
+    ]
+    assert run_of(table, "r2") is run
+    assert table.ask_attach(B, "r2", PING, TERMS, NO_TERMS) == [attached(B, run)]
+
+
+def test_whoever_only_attaches_to_nothing_starts_nothing(table: Services) -> None:
+    running(table, "r1", A, service(1))
+    refused = TellRefused(B, "not-running", f"{PING.describe()} does not run", "r2")
+    assert table.ask_attach(B, "r2", PING, TERMS) == [refused]
+    assert table.would_attach("r2", PING) is None
+    assert table.ask_run(A, "r3", PING, TERMS) == [Launch("r3", PING, TERMS)]
+
+
+def test_whoever_only_attaches_to_what_is_being_stopped_is_told_of_it(table: Services) -> None:
+    run = running(table)
+    table.ask_stop(A, "r1", "a", 5)
+    assert table.ask_attach(B, "r2", PING, TERMS) == [NoteAlias("r2", "r1"), attached(B, run)]
+
+
+def test_whoever_only_attaches_hears_the_end_that_nobody_has_heard_of_and_only_once(table: Services) -> None:
+    running(table)
+    table.leave(A)
+    end(table, outcome=Exited(7))
+    assert table.ask_attach(B, "r2", PING, TERMS) == [NoteAlias("r2", "r1"), TellEnded(B, "r1", Exited(7))]
+    table.acknowledge("r2")
+    (refused,) = table.ask_attach(C, "r3", PING, TERMS)
+    assert isinstance(refused, TellRefused)
+    assert refused.code == "not-running"
+
+
+def test_an_older_end_is_not_taken_for_that_of_the_newest_run(table: Services) -> None:
+    running(table)
+    table.leave(A)
+    end(table, outcome=Exited(7))
+    running(table, "r2", B)
+    end(table, "r2")
+    table.acknowledge("r2")
+    assert table.would_attach("r3", PING) is None
+
+
+def test_an_id_of_another_service_attaches_to_nothing(table: Services) -> None:
+    running(table)
+    (refused,) = table.ask_attach(B, "r1", service(1), TERMS)
+    assert refused == TellRefused(B, "bad-service", f"run r1 is one of {PING.describe()}", "r1")

@@ -10,9 +10,9 @@ import trio
 import trio.testing
 from test_session import ENDED, OTHER, OWN, RUN, Pair, conversation
 
-from appserver.effects import Phase, TellEnded, TellRefused, TellRunning, TellStopping
+from appserver.effects import Phase, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.effects import Run as TableRun
-from appserver.messages import Ack, Ended, Error, Poll, Refused, Running, Status, Stop, Stopping, Watch
+from appserver.messages import Ack, Attach, Ended, Error, Poll, Refused, Running, Status, Stop, Stopping, Watch
 from appserver.outcome import Exited
 from appserver.pending import MAX_UNACKNOWLEDGED
 from appserver.protocol import Event
@@ -250,3 +250,13 @@ async def test_poll_is_answered_soon_though_another_session_asks_many_things_at_
         assert isinstance(await other.manager.hear(), Status)
         assert heeded.count(pair.session) <= MESSAGES_BEFORE_AN_ANSWER
         assert other.session in heeded
+
+
+async def test_who_asks_to_attach_is_answered_by_what_runs(autojump_clock: trio.testing.MockClock) -> None:
+    async with conversation() as pair:
+        await pair.greet()
+        await pair.manager.say(Attach(1, OWN, RUN.service, "leave", 30.0, 0))
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.supervisor.asked[-1] == ("attach", OWN, RUN.service, Terms("leave", 30.0))
+        pair.session.tell(TellRefused(pair.session, "not-running", "no", OWN))
+        assert await pair.manager.hear() == Refused(1, "not-running", "no")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make mutation  break the sources at random places: do the tests notice? (SAMPLE=150 SEED=1; half an hour)'
+	@echo 'make packages  .deb and .rpm of host and guest side, into dist/'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -83,6 +84,14 @@ mutation: $(STAMP) .venv-mutation/.installed
 	$(PYTHON) -m venv .venv-mutation
 	.venv-mutation/bin/python -m pip install --quiet --disable-pip-version-check 'mutmut >= 3.8, < 4'  # its operators
 	touch $@
+
+# .deb and .rpm of host and guest side, into dist/. SUFFIX=+next1 makes them a later version, to try an upgrade.
+packages: $(STAMP)
+	$(BIN)/python packages/build_packages.py $(if $(SUFFIX),--suffix $(SUFFIX))
+
+# What pins.txt says of the libraries in them is decided anew.
+pins: $(STAMP)
+	$(BIN)/python packages/pins.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,13 +2,14 @@
 
 Everything that may end the program early has its place before trio is imported: wrong usage, an unusable
 configuration, a TERM. The stores are opened beside it while trio is being imported. The order of the first lines
-matters: first descriptors 0 to 2 (or a socket would take the place of a closed standard error), then the signals, then
-the rest.
+matters: first descriptors 0 to 2 (or a socket would take the place of a closed standard error), then the signals,
+then the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -120,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return run(argv)
+    gc.disable()  # until all is imported: none of it is garbage, and looking for some is a twentieth of the start
     hold_standard_descriptors()
     restart_in_utf8()
     status = run(sys.argv[1:], leaving=True)
@@ -258,6 +260,9 @@ def _watch(
             show=status_file.show,
         )
 
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     early.collect()
     return trio.run(drive)
 

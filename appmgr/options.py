@@ -27,14 +27,13 @@ from appserver.messages import (
     Survivors,
     is_run_id,
 )
+from appserver.ports import MAX_PORT
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_POLL_SECONDS = 5.0
 DEFAULT_STOP_TIMEOUT_SECONDS = 30.0
 DEFAULT_FAILURE_STATUS = 1
 DEFAULT_TAIL_LINES = 20
-
-MAX_PORT = 65535
 
 SERVICE_SPELLINGS = ("-service", "--service")
 """The last option: what stands behind it belongs to the application."""

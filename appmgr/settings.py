@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import final
 
-from appserver.settings import DEFAULT_PORT, MAX_PORT
+from appserver.ports import DEFAULT_PORT, MAX_PORT
 from pki.errors import SettingsError
 from pki.material import EXPIRED_PINS, Keys, expired_pins
 from pki.settings import Document, Values, normal_name, read_document

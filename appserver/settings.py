@@ -11,17 +11,16 @@ import sys
 from dataclasses import dataclass
 from typing import final
 
+from appserver.ports import DEFAULT_PORT, MAX_PORT
 from appserver.rules import Policy
 from appserver.rulesfile import read_policy
 from pki.errors import SettingsError
 from pki.material import EXPIRED_PINS, Keys, expired_pins
 from pki.settings import Values, read_document
 
-DEFAULT_PORT = 5315
 DEFAULT_MAX_PROCESSES = 30
 DEFAULT_LOG_MAX_BYTES = 10 * 1024 * 1024
 
-MAX_PORT = 65535
 MAX_PROCESSES_LIMIT = 1000
 """More applications than this in one guest is a mistake in the file; each costs a waiter, a lock and a few
 descriptors."""

@@ -99,8 +99,9 @@ def _become_application(
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         os.umask(0o022)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("0")
+        # In bytes: a text file would have each child import its codec, after the fork.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"0")
         for limit in attributes.limits:
             step = limit.name
             resource.setrlimit(_RESOURCES[limit.name], (limit.soft, limit.hard))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +38,23 @@ def test_without_a_rule_it_starts_at_the_root(tmp_path: Path) -> None:
     found = output(tmp_path / "log", PLAIN)
     assert found[:2] == ["/", "0022"]
     assert found[4:] == ["0", "x", "null"]
+
+
+NOTHING_MORE = """
+import os, sys
+sys.path.append(sys.argv[1])
+import appserver.launcher
+from appserver.spawn import spawn
+sys.addaudithook(lambda event, words: event == "import" and os.write(2, f"import {words[0]}\\n".encode()))
+os.waitpid(spawn("/bin/true", ("true",), {}, 2, lambda _: None), 0)
+"""
+
+
+def test_a_child_imports_nothing_after_the_fork() -> None:
+    """Each application would pay for it, in time and in memory that its waiter no longer shares."""
+    root = Path(__file__).parent.parent
+    words = [sys.executable, "-I", "-S", "-c", NOTHING_MORE, str(root)]
+    assert subprocess.run(words, env={}, stderr=subprocess.PIPE, check=True, timeout=60).stderr == b""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user")

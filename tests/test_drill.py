@@ -56,6 +56,19 @@ def test_a_true_report_is_right() -> None:
     assert columns_of(service(), "start 10 0 1.5\nend 10 signal:11 5.0\n", killed) == {oracle.RIGHT: 1}
 
 
+def test_an_application_that_was_stopped_before_it_noted_its_start_may_have_answered_or_not() -> None:
+    """Its answer to TERM is in place a moment before the note."""
+    answers = service("stop", term="code:9")
+    for status, how in ((9, "exited with code 9"), (143, "ended by signal 15 (SIGTERM)")):
+        stopped = report(status, started(), ended(f"{how}, stopped by cmappmgr[1] on h"), halted_at=2.1)
+        assert columns_of(answers, "term 10 2.2\n", stopped) == {oracle.RIGHT: 1}
+    other = report(8, started(), ended("exited with code 8, stopped by cmappmgr[1] on h"), halted_at=2.1)
+    assert columns_of(answers, "term 10 2.2\n", other) == {oracle.WRONG: 1}
+    default = service("stop", term="default")
+    answered = report(9, started(), ended("exited with code 9, stopped by cmappmgr[1] on h"), halted_at=2.1)
+    assert columns_of(default, "", answered) == {oracle.WRONG: 1}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

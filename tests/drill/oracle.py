@@ -220,7 +220,10 @@ class _Case:
         return None
 
     def _endings_of(self, start: Start | None, before: float) -> set[str]:
-        """List the endings that can be true of an execution; None stands for one that never came to note anything."""
+        """List the endings that can be true of an execution; None stands for one that never came to note its start.
+
+        Such a one may have been ended before it had its answer to TERM in place, or right after.
+        """
         endings = set()
         if start is not None and start.ending is not None:
             endings.add("signal:9" if start.ending == "memory" else start.ending)
@@ -228,10 +231,8 @@ class _Case:
             policy = self._traits.get("term", "default")
             if start is None or policy == "default":
                 endings.add("signal:15")
-            elif policy == "ignore":
-                endings.add("signal:9")
-            else:
-                endings.add(policy)
+            if policy != "default":
+                endings.add("signal:9" if policy == "ignore" else policy)
         return endings
 
     def _was_halted(self, before: float) -> bool:

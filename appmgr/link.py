@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeAlias, final
 
 import trio
@@ -21,6 +20,7 @@ from appmgr.dial import Contact, ContactError, explain
 from appserver.messages import Greeting, Hello, ManagerMessage, Refused, ServerMessage
 from appserver.protocol import CLOSED, NEED_DATA, Connection, ProtocolError, choose_version
 from appserver.report import printable
+from pki.frozen import dataclass
 
 GREETING_SECONDS = 10.0
 """From the handshake to the server's greeting. A frozen guest accepts connections in its kernel and says nothing."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias, final
 
 from appmgr import wording
@@ -48,6 +48,7 @@ from appserver.messages import (
 )
 from appserver.outcome import Exited, Lost, Outcome, Signaled, exit_status
 from appserver.report import Level, printable
+from pki.frozen import dataclass
 
 POLL_TIMEOUT_SHARE: Final = 1 / 3
 """No poll interval is longer than this share of the timeout: two polls may get lost before contact counts as lost."""

@@ -12,7 +12,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn, final
 
 from appserver.codec import encode
@@ -28,6 +27,7 @@ from appserver.messages import (
     is_run_id,
 )
 from appserver.ports import MAX_PORT
+from pki.frozen import dataclass
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 DEFAULT_POLL_SECONDS = 5.0

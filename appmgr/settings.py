@@ -5,11 +5,11 @@ section 3).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import final
 
 from appserver.ports import DEFAULT_PORT, MAX_PORT
 from pki.errors import SettingsError
+from pki.frozen import dataclass
 from pki.material import EXPIRED_PINS, Keys, expired_pins
 from pki.settings import Document, Values, normal_name, read_document
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from typing import Literal, final
+
+from pki.frozen import dataclass
 
 MAX_DESCRIBED_CHARACTERS = 200
 """Enough to tell services apart in a log, short enough to read one."""

@@ -6,11 +6,11 @@ How they become lines of JSON is the business of `codec`, who may say what and w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, final
 
 from appserver.identity import Service
 from appserver.outcome import Outcome
+from pki.frozen import dataclass
 
 MAX_MESSAGE_BYTES = 65536
 """One line with its newline. An argument vector fits, and a peer that never ends its line costs no more than this."""

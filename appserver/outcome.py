@@ -9,8 +9,10 @@ Imported by every floor, by the launcher and by the waiters; standard library on
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TypeAlias, final
+
+from pki.frozen import dataclass
 
 MAX_EXIT_CODE = 0xFFFF_FFFF
 """Windows exit codes have 32 bits; those of POSIX systems have 8."""

@@ -30,13 +30,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NoReturn, final
 
 from pki.der import describe
 from pki.errors import KeysError as KeysError
 from pki.errors import PeerRefused as PeerRefused
 from pki.expiry import fault, out_of_date
+from pki.frozen import dataclass
 from pki.material import ExpiredPins as ExpiredPins
 from pki.material import Keys as Keys
 from pki.material import Material as Material

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import final
+from typing import NamedTuple, final
+
+from pki.frozen import dataclass
 
 MAX_REMEMBERED = 64
 """Descriptions kept: the pins of a store and a few peers are looked at again at every handshake."""
@@ -41,9 +42,7 @@ _ATTRIBUTES = {
 """The attributes of subjects that occur in practice, by their OID's bytes in hexadecimal."""
 
 
-@final
-@dataclass(frozen=True, slots=True, order=True)
-class Moment:
+class Moment(NamedTuple):
     """A point in time: Unix seconds, and the text for people, `2026-11-22 15:07 UTC`."""
 
     unix: int

@@ -9,13 +9,13 @@ enters another stage (near its end, expired) is news at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import final
 
 from pki import pem
 from pki.der import SECONDS_PER_DAY, Description, describe
 from pki.errors import KeysError
+from pki.frozen import dataclass
 from pki.material import Material
 
 WARNING_DAYS = 30

@@ -19,10 +19,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import final
 
 from pki.errors import SettingsError
+from pki.frozen import dataclass
 
 MAX_FILE_BYTES = 1024 * 1024
 """No file of this kind is larger; a wrong path (a disk image, a device) must not fill the memory."""

@@ -16,7 +16,18 @@ FLOORS = ("pki", "appserver", "appmgr")
 
 MAX_MODULE_LINES = 500
 
-KNOW_NO_IO = ("appserver/protocol.py", "appserver/outcome.py", "appserver/identity.py", "appserver/services.py")
+KNOW_NO_IO = (
+    "appserver/protocol.py",
+    "appserver/outcome.py",
+    "appserver/identity.py",
+    "appserver/services.py",
+    "appmgr/deploy/appmon.py",
+    "appmgr/deploy/modular.py",
+    "appmgr/deploy/legacy.py",
+    "appmgr/deploy/merging.py",
+    "appmgr/deploy/difference.py",
+    "appmgr/deploy/pacemaker.py",
+)
 IO_MODULES = {"trio", "socket", "ssl", "subprocess", "asyncio", "selectors"}
 
 STANDARD_LIBRARY_ONLY = ("appserver/launcher.py", "appserver/waiter.py", "appserver/records.py")
@@ -109,5 +120,13 @@ def test_no_module_is_too_long_to_hold_one_idea(module: str) -> None:
 def test_every_module_has_its_place_in_the_plan_of_the_house() -> None:
     plan = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[a-z_0-9]+", plan))
-    modules = {path.stem for package in FLOORS for path in (ROOT / package).glob("*.py")}
+    modules = {path.stem for package in FLOORS for path in (ROOT / package).rglob("*.py")}
     assert modules - {"__init__", "__main__"} <= named
+
+
+def test_the_manager_knows_nothing_of_the_program_that_deploys_it() -> None:
+    """It stands beside the manager on the top floor, in a room of its own, and may use what is there."""
+    outside = [module for module in MODULES if not module.startswith("appmgr.deploy")]
+    assert len(outside) < len(MODULES)
+    for module in outside:
+        assert not {name for name in imports_of(module) if name.startswith("appmgr.deploy")}, module

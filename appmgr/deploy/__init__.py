@@ -1,0 +1,1 @@
+"""`cmdeployvpkg`: gives the package of a guest its application monitors."""

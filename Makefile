@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation bench packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -16,6 +16,7 @@ help:
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make mutation  break the sources at random places: do the tests notice? (SAMPLE=150 SEED=1; half an hour)'
 	@echo 'make packages  .deb and .rpm of host and guest side, into dist/'
+	@echo 'make bench     measure this pair beside OpenSSH, Java and the floor; writes docs/performance.md (ROUNDS=4; five minutes)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -93,10 +94,21 @@ packages: $(STAMP)
 pins: $(STAMP)
 	$(BIN)/python packages/pins.py
 
+# Beside what would be used instead, all in one run. The pair is installed as users do it, each time anew, in an environment of its own.
+# As root it installs OpenSSH and a JDK where they are missing. FIGURES=0 writes nothing. BENCH adds options, as in BENCH='--json samples.json --sizes 1,30'.
+ROUNDS ?= 4
+FIGURES ?= 1
+bench:
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip >= 25.1'
+	.venv-bench/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes cmapp
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check .
+	PYTHONPATH=tests CMAPP_FIGURES=$(FIGURES) .venv-bench/bin/python -m bench --rounds $(ROUNDS) $(BENCH)
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/flake8 appmgr appserver pki packages tests
+	$(BIN)/flake8 appmgr appserver pki bench packages tests
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 appmgr appserver pki
 
@@ -113,4 +125,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv .venv-scan .venv-lint .venv-mutation build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-scan .venv-lint .venv-mutation .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

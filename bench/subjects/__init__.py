@@ -1,0 +1,1 @@
+"""What is compared: each subject is a server, and a client for each application."""

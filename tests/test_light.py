@@ -1,0 +1,256 @@
+"""What keeps the pair light, whatever mood a machine is in: imports, system calls, descriptors, memory of its own.
+
+No time is asserted: that is for `make bench`. A bound has a margin over what was seen, so that another release of
+Python or trio does not break it; what it is to catch (a library that creeps in, a descriptor that stays for each
+application, a process that copies what it should share) is well beyond.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from pair import MEASURED, NODE, PATIENCE_SECONDS, Guest, open_guest
+
+from bench.measure import descendants, memory_of, memory_together, name_of
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.skipif(bool(MEASURED), reason="coverage has imports and memory of its own"),
+]
+
+Number = TypeVar("Number", int, float)
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOK_SECONDS = 0.02
+APPLICATIONS = 3
+"""Enough to tell what each costs from what there is anyway."""
+
+HEAVY = {
+    "_cffi_backend",
+    "asyncio",
+    "concurrent",
+    "cryptography",
+    "datetime",
+    "decimal",
+    "doctest",
+    "email",
+    "http",
+    "importlib.metadata",
+    "multiprocessing",
+    "optparse",
+    "pkg_resources",
+    "psutil",
+    "pydoc",
+    "secrets",
+    "sqlite3",
+    "statistics",
+    "trio.testing",
+    "unittest",
+    "urllib.request",
+    "xml",
+    "pki.certificates",
+    "pki.reading",
+    "pki.stores",
+}
+"""What none of the daemons needs; `cryptography` alone is 65 ms and 10 MB."""
+
+NOT_IN_A_MANAGER = HEAVY | {"argparse", "gettext"}
+NOT_IN_A_SERVER = HEAVY | {"appmgr", "appserver.launcher", "appserver.portable", "appserver.waiter"}
+NOT_IN_A_LAUNCHER = HEAVY | {
+    "_ssl",
+    "appmgr",
+    "argparse",
+    "attr",
+    "hashlib",
+    "ipaddress",
+    "logging",
+    "random",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "trio",
+}
+"""Every application has a waiter that is a fork of it."""
+
+OURS_IN_A_MANAGER = {"codec", "identity", "messages", "outcome", "ports", "protocol", "report", "version"}
+"""What the host's side has of the guest's floor: what both must agree on, and the log."""
+
+MAX_SYSTEM_CALLS = 6000
+"""Of one run of a manager from start to end, waiting for a lock left out: 4,100 were seen, half of them look-ups of
+modules, the number of which depends on how long the interpreter's path is."""
+
+MAX_PROGRAMS = 2
+"""A manager itself, and `ldconfig`, which trio asks at its import where the C library lies."""
+
+MAX_MANAGER_DESCRIPTORS = 12
+"""Nine were seen: three standard ones, a connection, what the loop wakes itself by, and syslog."""
+
+MAX_SERVER_DESCRIPTORS_OF_AN_APPLICATION = 4
+"""The manager's connection, the waiter's socket, the process, the log."""
+
+MAX_WAITER_DESCRIPTORS = 10
+"""Eight were seen."""
+
+MAX_MEMORY = {"manager": 9.0, "server": 10.0, "waiter": 1.2, "launcher and waiters": 8.0}
+"""As a multiple of what a bare interpreter has for itself: private memory, and of the launcher with its waiters, which
+share what they can, what they take together. Seen were 6.7, 7.5, 0.85 and 6."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was read of a pair at rest. Descriptors of the server are counted with no application, and with all."""
+
+    server_imports: set[str]
+    server_descriptors: tuple[int, int]
+    manager_descriptors: list[int]
+    waiter_descriptors: list[int]
+    memory: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Guest]:
+    with open_guest(tmp_path_factory.mktemp("light") / "guest", keys) as guest:
+        guest.environment = {"PYTHONPROFILEIMPORTTIME": "1"}
+        guest.start_server()
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def readings(lasting: Guest) -> Readings:
+    assert lasting.server is not None
+    server, launcher = lasting.server.pid, lasting.launcher_pid()
+    descriptors_before = settled(partial(count_descriptors, server))
+    managers = [lasting.manager("-service", "/bin/sleep", str(1000 + number)) for number in range(APPLICATIONS)]
+    pids = [manager.wait_started() for manager in managers]
+    waiters = [lasting.waiter_pid(pid) for pid in pids]
+    mebibytes = {
+        "manager": [settled(partial(private_mib, manager.process.pid)) for manager in managers],
+        "server": [settled(partial(private_mib, server))],
+        "waiter": [settled(partial(private_mib, pid)) for pid in waiters],
+        "launcher and waiters": [memory_together([launcher, *waiters]).pss_mib],
+    }
+    bare = bare_interpreter_mib()
+    return Readings(
+        server_imports=imported(lasting.server_log),
+        server_descriptors=(descriptors_before, settled(partial(count_descriptors, server))),
+        manager_descriptors=[count_descriptors(manager.process.pid) for manager in managers],
+        waiter_descriptors=[count_descriptors(pid) for pid in waiters],
+        memory={name: max(values) / bare for name, values in mebibytes.items()},
+    )
+
+
+def manager_words(guest: Guest, *options: str) -> list[str]:
+    """Give the command of a manager that runs to its end."""
+    own = ["-m", "appmgr", "-node", NODE, "--config", str(guest.host_config), "-service", "/bin/true"]
+    return [sys.executable, *options, *own]
+
+
+def imported(log: str) -> set[str]:
+    """Give the modules, and the packages that they are in, of an interpreter's report on its imports."""
+    lines = (line.split("|") for line in log.splitlines() if line.startswith("import time:"))
+    names = {line[2].strip() for line in lines if len(line) == 3}
+    return names | {name.partition(".")[0] for name in names}
+
+
+def count_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def private_mib(pid: int) -> float:
+    return memory_of(pid).private_mib
+
+
+def settled(reading: Callable[[], Number]) -> Number:
+    """Read until a value stays: what was just started still moves."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    now = reading()
+    while True:
+        time.sleep(LOOK_SECONDS)
+        before, now = now, reading()
+        if now == before or time.monotonic() > deadline:
+            return now
+
+
+def bare_interpreter_mib() -> float:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            return settled(partial(private_mib, process.pid))
+        finally:
+            process.kill()
+
+
+def test_a_manager_imports_nothing_that_its_run_does_not_need(lasting: Guest) -> None:
+    words = manager_words(lasting, "-X", "importtime")
+    done = subprocess.run(words, env={}, cwd="/", capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    names = imported(done.stderr)
+    assert "trio" in names
+    assert not names & NOT_IN_A_MANAGER
+    guest_side = {name.partition(".")[2] for name in names if name.startswith("appserver.")}
+    assert guest_side <= OURS_IN_A_MANAGER, "the host's side takes more of the guest's floor than both must agree on"
+
+
+def test_a_server_imports_nothing_that_it_does_not_need(readings: Readings) -> None:
+    assert "appserver.supervisor" in readings.server_imports
+    assert not readings.server_imports & NOT_IN_A_SERVER
+
+
+def test_a_launcher_imports_nothing_that_each_waiter_would_pay_for() -> None:
+    source = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import appserver.launcher; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", source], capture_output=True, text=True, check=True)
+    names = set(done.stdout.split())
+    assert "appserver.waiter" in names
+    assert not names & NOT_IN_A_LAUNCHER
+
+
+def test_a_manager_makes_a_bounded_number_of_system_calls(lasting: Guest, tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    counts = tmp_path / "counts"
+    words = [strace, "-f", "-c", "-o", str(counts), *manager_words(lasting)]
+    done = subprocess.run(words, env={}, cwd="/", capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    if not counts.exists() or "PTRACE" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()[-200:]}")
+    assert done.returncode == 0, done.stderr
+    # share, seconds, microseconds for each call, calls, errors where there are any, name
+    rows = [line.split() for line in counts.read_text().splitlines()]
+    calls = {row[-1]: int(row[3]) for row in rows if len(row) > 4 and row[3].isdigit() and row[-1] != "total"}
+    assert calls["execve"] <= MAX_PROGRAMS
+    assert sum(number for name, number in calls.items() if name != "futex") < MAX_SYSTEM_CALLS
+
+
+def test_descriptors_of_each_process_are_few(readings: Readings) -> None:
+    before, after = readings.server_descriptors
+    assert after - before <= MAX_SERVER_DESCRIPTORS_OF_AN_APPLICATION * APPLICATIONS
+    assert max(readings.manager_descriptors) <= MAX_MANAGER_DESCRIPTORS
+    assert max(readings.waiter_descriptors) <= MAX_WAITER_DESCRIPTORS
+
+
+@pytest.mark.parametrize("who", sorted(MAX_MEMORY))
+def test_memory_stays_a_bounded_multiple_of_a_bare_interpreter(readings: Readings, who: str) -> None:
+    assert readings.memory[who] <= MAX_MEMORY[who]
+
+
+def test_nothing_of_a_server_is_left_after_a_manager_has_ended(lasting: Guest) -> None:
+    assert lasting.server is not None
+    server = lasting.server.pid
+    before = settled(partial(count_descriptors, server))
+    assert lasting.run("-service", "/bin/true")[0] == 0
+    assert settled(partial(count_descriptors, server)) <= before
+    assert {name_of(pid) for pid in descendants(server)} <= {"cmapp-launcher", "cmapp-waiter", "sleep"}

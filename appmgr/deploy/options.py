@@ -114,7 +114,7 @@ class _Refuse(argparse.Action):
         )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     """Make the parser; what cannot be parsed raises `UsageError`."""
     parser = _Parser(
         prog=PROGRAM,
@@ -149,7 +149,7 @@ def parse_options(words: Sequence[str]) -> DeployOptions:
 
     Raises `UsageError`. `--help` and `--version` write to standard output and raise `SystemExit(0)`, as argparse does.
     """
-    given, rest = make_parser().parse_known_args(list(words))
+    given, rest = command_line().parse_known_args(list(words))
     if rest:
         _refuse_rest(rest, only_show=given.only_show)
     package: str | None = given.package

@@ -8,6 +8,9 @@ guest is a resource outside a group. Serviceguard's numbers mean this:
 - The halt timeout is the timeout of the operation stop; the agent kills in the guest `STOP_RESERVE_SECONDS` before,
   so that the cluster does not fence a node because an application was slow.
 
+- A guest that migrates live takes its applications along (`allow-migrate`): the manager lets go, and the other
+  node's attaches.
+
 Everything goes in by `cibadmin`, in one transaction. It is there wherever Pacemaker is, and it takes a service
 string as it is; `crm` splits one with quotes in it (seen with crmsh 4.4).
 """
@@ -34,6 +37,9 @@ START_RESERVE_SECONDS: Final = 30
 
 MONITOR_INTERVAL_SECONDS: Final = 10
 MONITOR_TIMEOUT_SECONDS: Final = 30
+
+MIGRATE_SECONDS: Final = 30
+"""For the manager on the old node to let go of the application, which goes on."""
 
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 
@@ -187,13 +193,15 @@ def _append(parent: ET.Element, primitive: Primitive) -> None:
     for key, value in primitive.parameters.items():
         ET.SubElement(attributes, "nvpair", id=f"{name}-instance_attributes-{key}", name=key, value=value)
     meta = ET.SubElement(element, "meta_attributes", id=f"{name}-meta_attributes")
-    key = "migration-threshold"
-    ET.SubElement(meta, "nvpair", id=f"{name}-meta_attributes-{key}", name=key, value=primitive.threshold)
+    for key, value in (("migration-threshold", primitive.threshold), ("allow-migrate", "true")):
+        ET.SubElement(meta, "nvpair", id=f"{name}-meta_attributes-{key}", name=key, value=value)
     operations = ET.SubElement(element, "operations")
     for action, interval, timeout in (
         ("start", 0, primitive.start_seconds),
         ("stop", 0, primitive.stop_seconds),
         ("monitor", MONITOR_INTERVAL_SECONDS, MONITOR_TIMEOUT_SECONDS),
+        ("migrate_to", 0, MIGRATE_SECONDS),
+        ("migrate_from", 0, primitive.start_seconds),
     ):
         ET.SubElement(
             operations,

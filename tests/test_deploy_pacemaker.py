@@ -44,7 +44,7 @@ def test_a_monitor_becomes_a_resource_that_restarts_as_often() -> None:
         "node": "vm1",
         "service": MONITOR.command,
         "timeout": "240",
-        "stop_timeout": "285",
+        "stop_timeout": "260",
     }
     assert (PRIMITIVE.start_seconds, PRIMITIVE.stop_seconds, PRIMITIVE.threshold) == (270, 300, "4")
 
@@ -56,7 +56,7 @@ def test_restarts_are_one_failure_fewer_than_the_threshold(restart: str, thresho
 
 def test_a_stop_always_has_time_for_the_kill_in_the_guest() -> None:
     primitive = wanted_primitive(replace(MONITOR, halt_timeout_seconds=0), Manager("vm1"))
-    assert (primitive.parameters["stop_timeout"], primitive.stop_seconds) == ("1", 16)
+    assert (primitive.parameters["stop_timeout"], primitive.stop_seconds) == ("1", 41)
 
 
 def test_what_is_not_the_default_is_written_down() -> None:

@@ -7,7 +7,6 @@ guest is a resource outside a group. Serviceguard's numbers mean this:
   `unlimited` is INFINITY. Neither cluster resets its count by itself.
 - The halt timeout is the timeout of the operation stop; the agent kills in the guest `STOP_RESERVE_SECONDS` before,
   so that the cluster does not fence a node because an application was slow.
-
 - A guest that migrates live takes its applications along (`allow-migrate`): the manager lets go, and the other
   node's attaches.
 
@@ -29,8 +28,8 @@ from appmgr.deploy.errors import DeployError
 AGENT: Final = ("ocf", "cmapp", "cmappmgr")
 """Class, provider and type."""
 
-STOP_RESERVE_SECONDS: Final = 15
-"""Between the KILL in the guest and the end of the operation stop: what the manager takes to hear of it, and more."""
+STOP_RESERVE_SECONDS: Final = 40
+"""Of the operation stop, beside the time from TERM to KILL: the agent's wish, for reaching the guest and for the KILL."""
 
 START_RESERVE_SECONDS: Final = 30
 """Beside the timeout of the first contact: a start that fails by itself says why, one that times out does not."""

@@ -41,7 +41,7 @@ def begin(dialogue: Dialogue, options: DeployOptions) -> bool:
     if options.quiet:
         return True
     dialogue.say("This is cmdeployvpkg of cmapp. It adds application monitors to the package of a guest.")
-    dialogue.say("What it changes is shown before; look at it again when it is done.")
+    dialogue.say("Every change is shown before it is made; review the file when it is done.")
     return dialogue.confirm("Do you wish to continue?")
 
 

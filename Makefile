@@ -16,7 +16,7 @@ help:
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
 	@echo 'make mutation  break the sources at random places: do the tests notice? (SAMPLE=150 SEED=1; half an hour)'
 	@echo 'make packages  .deb and .rpm of host and guest side, into dist/'
-	@echo 'make bench     measure this pair beside OpenSSH, Java and the floor; writes docs/performance.md (ROUNDS=4; five minutes)'
+	@echo 'make bench     measure this pair beside OpenSSH, Java and the floor; writes docs/performance.md (ROUNDS=3; six minutes)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -96,7 +96,7 @@ pins: $(STAMP)
 
 # Beside what would be used instead, all in one run. The pair is installed as users do it, each time anew, in an environment of its own.
 # As root it installs OpenSSH and a JDK where they are missing. FIGURES=0 writes nothing. BENCH adds options, as in BENCH='--json samples.json --sizes 1,30'.
-ROUNDS ?= 4
+ROUNDS ?= 3
 FIGURES ?= 1
 bench:
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -14,7 +14,7 @@ from figures import VARIABLE, record
 
 from bench.goals import FIGURES
 from bench.needs import install
-from bench.plan import LARGE_SIZES, SMALL_SIZES, steps
+from bench.plan import LARGE_SIZES, SMALL_SIZES, SSH_MOST, steps
 from bench.plot import curve
 from bench.processes import BenchError, InterruptedBenchError
 from bench.run import measure
@@ -25,7 +25,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "performance.md"
 CURVES = DOCS / "performance"
 
-DEFAULT_ROUNDS = 4
+DEFAULT_ROUNDS = 3
 INTERRUPTED_STATUS = 130
 
 
@@ -37,6 +37,7 @@ def main() -> int:
     )
     parser.add_argument("--sizes", type=_sizes, default=SMALL_SIZES + LARGE_SIZES, help="numbers of applications")
     parser.add_argument("--no-java", action="store_true", help="leave the Java stand-in out, which takes the longest")
+    parser.add_argument("--ssh-most", type=int, default=SSH_MOST, help="OpenSSH takes part up to here (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     options = parser.parse_args()
     if options.rounds < 1:
@@ -45,7 +46,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         install()
-        measure(steps(options.rounds, options.sizes, java=not options.no_java), samples)
+        measure(steps(options.rounds, options.sizes, java=not options.no_java, ssh_most=options.ssh_most), samples)
     except (BenchError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return INTERRUPTED_STATUS if isinstance(error, InterruptedBenchError) else 1

@@ -6,6 +6,7 @@ come last and once: they take the longest, and the goals are not theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -18,6 +19,12 @@ SMALL_SIZES = (1, 10, 30)
 LARGE_SIZES = (100, 300)
 JAVA_MOST = 30
 """More of its clients would take more memory than the machine has, and more minutes than the rest together."""
+
+SSH_MOST = 100
+"""Three hundred of its clients at once take a minute of two cores, and show nothing that a hundred do not."""
+
+BESIDE_EVERY = 3
+"""In every third round those take part, at other sizes than 1, on whom no goal depends."""
 
 REST_SECONDS = 60.0
 """The minute of the goals, at their size."""
@@ -43,24 +50,28 @@ class Step:
     restarts: int = 0
 
 
-def steps(rounds: int, sizes: Sequence[int], *, java: bool = True) -> Iterator[Step]:
-    """Give the steps in order.
+def steps(rounds: int, sizes: Sequence[int], *, java: bool = True, ssh_most: int = SSH_MOST) -> Iterator[Step]:
+    """Give the steps in order; OpenSSH takes part up to `ssh_most` applications.
 
-    The pair rests, and its server is started anew, once at each size: in the last round, so that whatever a restart
-    changes enters the end of that round only.
+    The pair rests, and its server is started anew, at each size but the least; at that of the goals in the last round
+    only, so that whatever a restart changes enters the end of that round alone.
     """
     small = [size for size in sizes if size <= GOAL_SIZE]
     for number in range(rounds):
         for size in small:
             for subject in _in_turn(number):
-                if _takes_part(subject, size, number, java=java):
+                if _takes_part(subject, size, number) and (java or subject != JAVA):
                     yield _step(subject, size, number, last=number == rounds - 1)
         if number == 0 and java and GOAL_SIZE in small:
             yield Step(JAVA_DEFAULT, GOAL_SIZE, number, repeats=1)
     for size in sorted(set(sizes) - set(small)):
         for subject in _in_turn(0):
-            if subject != JAVA:
+            if size <= _most(subject, ssh_most):
                 yield _step(subject, size, rounds, last=True)
+
+
+def _most(subject: str, ssh_most: int) -> float:
+    return {JAVA: JAVA_MOST, SSH: ssh_most, SSH_SHARED: ssh_most}.get(subject, math.inf)
 
 
 def _in_turn(number: int) -> tuple[str, ...]:
@@ -68,19 +79,16 @@ def _in_turn(number: int) -> tuple[str, ...]:
     return _TURNS[first:] + _TURNS[:first]
 
 
-def _takes_part(subject: str, size: int, number: int, *, java: bool) -> bool:
-    if subject == JAVA and (not java or size > JAVA_MOST):
-        return False
-    # Every second round is enough for what no goal needs.
-    if size not in {1, GOAL_SIZE}:
-        return number % 2 == 0
-    return size == 1 or number % 2 == 0 or subject in {PAIR, SSH}
+def _takes_part(subject: str, size: int, number: int) -> bool:
+    if size == 1 or number % BESIDE_EVERY == 0:
+        return True
+    return size == GOAL_SIZE and subject in {PAIR, SSH}
 
 
 def _step(subject: str, size: int, number: int, *, last: bool) -> Step:
     repeats = 5 if size == 1 else 2
-    if subject != PAIR or not last:
-        return Step(subject, size, number, repeats)
-    if size == GOAL_SIZE:
-        return Step(subject, size, number, repeats, REST_SECONDS, restarts=5)
-    return Step(subject, size, number, repeats, SHORT_REST_SECONDS, restarts=1)
+    if subject == PAIR and size == GOAL_SIZE and last:
+        return Step(subject, size, number, repeats, REST_SECONDS, restarts=3)
+    if subject == PAIR and size not in {1, GOAL_SIZE}:
+        return Step(subject, size, number, repeats, SHORT_REST_SECONDS, restarts=1)
+    return Step(subject, size, number, repeats)

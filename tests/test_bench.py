@@ -140,6 +140,13 @@ def test_everybody_takes_turns_and_nobody_is_always_first() -> None:
     assert {step.subject for step in plan} == set(SUBJECTS)
 
 
+def test_ssh_goes_on_to_the_size_that_is_asked_for() -> None:
+    for most in (100, 300):
+        plan = list(steps(1, ALL_SIZES, ssh_most=most))
+        assert max(step.size for step in plan if step.subject == SSH) == most
+    assert max(step.size for step in plan if step.subject == PAIR) == 300
+
+
 def test_java_stays_with_sizes_that_fit() -> None:
     plan = list(steps(2, ALL_SIZES))
     assert max(step.size for step in plan if step.subject in {JAVA, JAVA_DEFAULT}) == GOAL_SIZE
@@ -149,7 +156,7 @@ def test_java_stays_with_sizes_that_fit() -> None:
 def test_the_minute_of_rest_comes_once_and_only_the_pair_rests() -> None:
     resting = [step for step in steps(3, ALL_SIZES) if step.rest_seconds]
     assert {step.subject for step in resting} == {PAIR}
-    assert Counter(step.size for step in resting) == dict.fromkeys(ALL_SIZES, 1)
+    assert Counter(step.size for step in resting) == dict.fromkeys(ALL_SIZES[1:], 1)
     assert [step.size for step in resting if step.rest_seconds == REST_SECONDS] == [GOAL_SIZE]
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation bench packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster fuzz chaos mutation bench packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -11,6 +11,7 @@ help:
 	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
 	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
+	@echo 'make test-cluster two nodes of a real Pacemaker cluster, and its resource agent (root; three minutes)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
@@ -57,6 +58,13 @@ test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
 # Cables pulled, packets lost, guests frozen, between network namespaces. Most of it waits: six at once on two cores are fine.
 test-network: $(STAMP)
 	$(BIN)/python -m pytest -q -n 6 --dist worksteal -m network
+
+# A guest and its applications on two nodes of a real cluster, each a set of namespaces; first the resource agent by itself. As root
+# it installs Pacemaker and Corosync where they are missing, and starts nothing outside of its namespaces.
+test-cluster: $(STAMP)
+	tests/cluster/install
+	$(BIN)/python -m pytest -q -n 2 -m cluster tests/test_cluster_agent.py
+	$(BIN)/python -m pytest -q -s -m cluster -o faulthandler_timeout=300 tests/test_cluster.py
 
 # What a manager may say, and what may happen, in any order. SECONDS is for each of the machines; a failure prints its steps.
 SECONDS ?= 60
@@ -109,6 +117,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/flake8 appmgr appserver pki bench packages tests
+	$(BIN)/shellcheck -s sh packages/ocf/cmappmgr tests/cluster/guest tests/cluster/install
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 appmgr appserver pki
 

@@ -375,6 +375,7 @@ class Manager:
         if self._options.action == "stop":
             state, status = "stopped", 0
         cause, code = _cause(message.outcome)
+        self._standing = replace(self._standing, outcome=wording.how(self._options, message.outcome))
         shown = self._stand(state, cause, code, status, text)
         return [*actions, *shown, Send(Ack(message.run)), Finish(status)]
 

@@ -32,6 +32,7 @@ class Standing:
 
     `code` goes with `cause`: an exit code, the number of a signal, the code of a refusal. `pid` is the application's in
     the guest; `attached` tells that it ran before. `status` is the exit status that the manager ends with.
+    `outcome` says only how the application ended, and after how long.
     """
 
     state: StandingState
@@ -41,6 +42,7 @@ class Standing:
     cause: Cause | None = None
     code: str | None = None
     status: int | None = None
+    outcome: str | None = None
     text: str | None = None
 
 

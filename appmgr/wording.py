@@ -72,6 +72,11 @@ def ended(options: ManagerOptions, outcome: Outcome) -> str:
     return f"{start}{_how(outcome, survivors=options.survivors)}"
 
 
+def how(options: ManagerOptions, outcome: Outcome) -> str:
+    """Say only how the application ended and after how long, for who has little room."""
+    return _how(outcome, survivors=options.survivors).lstrip(": ")
+
+
 def previous(outcome: Outcome) -> str:
     """Tell the outcome of an earlier run that no manager was there to collect."""
     return f"an earlier run of the application ended without a manager{_how(outcome)}"

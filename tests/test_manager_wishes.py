@@ -166,8 +166,8 @@ def test_all_that_happens_to_a_run_is_shown() -> None:
     outcome = Signaled(9, Account(killed_for_memory=True))
     actions = manager.received(Ended(None, OTHER, outcome), 3.0)
     assert shown(actions) == Standing(
-        "ended", OTHER, 77, True, "signaled", "9", 137, "the application '/apps/ping_mon' on the node g1 ended: "
-        "ended by signal 9 (SIGKILL), killed for memory"
+        "ended", OTHER, 77, True, "signaled", "9", 137, "ended by signal 9 (SIGKILL), killed for memory",
+        "the application '/apps/ping_mon' on the node g1 ended: ended by signal 9 (SIGKILL), killed for memory",
     )  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_shown_where_nobody_asked_for_it() -> None:
 
 
 def test_the_file_has_a_line_for_all_that_is_known() -> None:
-    standing = Standing("ended", OWN, 77, False, "exited", "7", 7, "it ended = so what")
+    standing = Standing("ended", OWN, 77, False, "exited", "7", 7, text="it ended = so what")
     assert lines(standing) == (
         f"state=ended\nrun={OWN}\npid=77\nattached=no\ncause=exited\ncode=7\nstatus=7\ntext=it ended = so what\n"
     )

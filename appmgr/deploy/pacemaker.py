@@ -29,7 +29,7 @@ AGENT: Final = ("ocf", "cmapp", "cmappmgr")
 """Class, provider and type."""
 
 STOP_RESERVE_SECONDS: Final = 40
-"""Of the operation stop, beside the time from TERM to KILL: the agent's wish, for reaching the guest and for the KILL."""
+"""Of the operation stop, beside the time from TERM to KILL: what the agent asks for, to reach the guest and to KILL."""
 
 START_RESERVE_SECONDS: Final = 30
 """Beside the timeout of the first contact: a start that fails by itself says why, one that times out does not."""

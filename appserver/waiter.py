@@ -107,7 +107,13 @@ class Waiter:
             self._poller.register(fd, select.POLLIN)
 
     def start(self, environment: Mapping[bytes, bytes]) -> bool:
-        """Start the application; False where it cannot be started, which is then on record."""
+        """Start the application; False where it cannot be started, which is then on record.
+
+        The order to launch may come twice: its launcher died before it could answer, and then our predecessor. What
+        that one has started is watched, as by a substitute, and never started again.
+        """
+        if self._file.state.pid is not None or self._file.state.phase != "starting":
+            return self.adopt()
         request = self._record.read_request()
         try:
             log_fd = runlog.open_log(request.log_path)

@@ -320,6 +320,7 @@ def test_what_is_started_is_what_was_asked_for_and_its_log_belongs_to_its_user(
     seen: list[object] = []
     monkeypatch.setattr("appserver.waiter.os.fchown", lambda _, *ids: seen.append(ids))
     monkeypatch.setattr(room, "spawn", lambda *about: seen.append(about))
+    bench.waiter._write(phase="starting", pid=None, start_ticks=None)
     assert bench.waiter.start({b"A": b"own", b"B": b"own"})
     (ids, about) = seen
     assert ids == (4001, 4002)
@@ -343,8 +344,22 @@ def test_what_cannot_be_started_is_on_record_with_its_reason(
 
     bench.record.mend_request(replace(REQUEST, log_path=str(tmp_path / "log")))
     monkeypatch.setattr(room, "spawn", refused)
+    bench.waiter._write(phase="starting", pid=None, start_ticks=None)
+    fresh = bench.state()
     assert not bench.waiter.start({})
-    assert bench.state() == replace(RUNNING, phase="failed", failure=(code, "why"), gone=True)
+    assert bench.state() == replace(fresh, phase="failed", failure=(code, "why"), gone=True)
+
+
+@pytest.mark.parametrize("phase", ["starting", "running"])
+def test_what_a_predecessor_has_started_is_watched_and_not_started_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    monkeypatch.setattr(room, "spawn", lambda *_: pytest.fail("a second copy"))
+    bench.waiter._write(phase=phase, pid=os.getpid(), start_ticks=somebody(1).start_ticks)
+    assert bench.waiter.start({})
+    assert bench.waiter._is_substitute
+    bench.waiter._write(phase="failed", pid=None, start_ticks=None)
+    assert not bench.waiter.start({})
 
 
 # Taking the place of another.

@@ -344,6 +344,32 @@ async def test_follower_tells_the_start_and_the_end(tmp_path: Path) -> None:
         assert made.processes.usage(state.pid or 0, state.start_ticks) is None
 
 
+async def test_order_to_launch_that_comes_twice_starts_it_once(tmp_path: Path) -> None:
+    """Its launcher died before it could answer, and its waiter a moment later."""
+    made = Room(tmp_path)
+    made.request("/bin/sh", "-c", f"echo >> {tmp_path}/starts; exec sleep 1000")
+    pids = []
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(made.processes.serve)
+            for _ in range(2):
+                await made.processes._launching.order("launch", RUN)
+                while made.record.read_state().phase == "starting":  # noqa: ASYNC110  (another process writes it)
+                    await trio.sleep(0.01)
+                pids.append(made.record.read_state().pid)
+                with made.connect() as connection:
+                    waiter = json.loads(connection.recv(MAX_ORDER_BYTES))["pid"]
+                os.kill(waiter, signal.SIGKILL)
+                while made.processes.is_watched(RUN):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    state = made.record.read_state()
+    assert state.pid is not None
+    assert signal_process(state.pid, state.start_ticks or 0, signal.SIGKILL)
+    assert pids == [state.pid] * 2
+    assert (tmp_path / "starts").read_text() == "\n"
+
+
 async def test_orders_that_come_before_it_is_followed_are_carried_out(tmp_path: Path) -> None:
     made = Room(tmp_path)
     made.request("/bin/sleep", "1000")

@@ -102,6 +102,8 @@ class _Drill:
             grown = after[whose].descriptors - before[whose].descriptors
             self.tally.found[columns.GROWN] += max(0, grown)
         self.tally.found[columns.TRACEBACKS] = self._guest.count_tracebacks()
+        if self._guest.tracebacks:
+            self._say("the server, the launcher or a waiter:\n" + "\n".join(self._guest.tracebacks))
         self.tally.seconds = time.monotonic() - self._chronicle.began_at
 
     async def _run_services(self) -> None:

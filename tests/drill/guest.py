@@ -41,6 +41,11 @@ MAX_PROCESSES = 30
 KEPT_LOG_LINES = 2000
 """Of the server, for complaints."""
 
+TRACEBACK_LINES = 60
+"""Shown from each line on that begins a traceback."""
+
+MAX_TRACEBACK_LINES = 600
+
 
 _CLAIMED = re.compile(rb"(?:started|attached to) the application")
 
@@ -57,7 +62,10 @@ class Guest:
         self.port = 0
         self.server_away: deque[tuple[float, float]] = deque(maxlen=100)
         self.log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
+        self.tracebacks: list[str] = []
+        """What the server, and the last launcher and its waiters, said that they should not."""
         self._tracebacks = 0
+        self._traceback_lines_left = 0
         self._roots = (TREE, directory / "other-version")
         self._version = 0
         self._nursery: trio.Nursery | None = None
@@ -112,7 +120,7 @@ class Guest:
             *lines, rest = (rest + data).split(b"\n")
             for line in map(bytes.decode, lines):
                 self.log.append(line)
-                self._tracebacks += "Traceback" in line
+                self._keep_traceback(line)
                 if " listening on " in line:
                     self.port = int(line.rsplit(" ", 1)[1])
                     ready.set()
@@ -143,8 +151,17 @@ class Guest:
 
     def count_tracebacks(self) -> int:
         """Count those in the logs of the server and of the last launcher and its waiters."""
-        text = (self.state_dir / "launcher.log").read_text(errors="replace")
-        return self._tracebacks + text.count("Traceback")
+        for line in (self.state_dir / "launcher.log").read_text(errors="replace").splitlines():
+            self._keep_traceback(line)
+        return self._tracebacks
+
+    def _keep_traceback(self, line: str) -> None:
+        if "Traceback" in line:
+            self._tracebacks += 1
+            self._traceback_lines_left = TRACEBACK_LINES
+        if self._traceback_lines_left and len(self.tracebacks) < MAX_TRACEBACK_LINES:
+            self._traceback_lines_left -= 1
+            self.tracebacks.append(line)
 
     def waiters(self) -> dict[int, str]:
         return waiters_of(self.state_dir)

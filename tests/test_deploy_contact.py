@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -48,10 +49,12 @@ class Played:
 GREETING = Greeting((1,), "cmappserver 0", "vm1")
 
 
-async def test_a_server_that_greets_is_in_contact() -> None:
+async def test_a_server_that_greets_is_in_contact_and_left_at_once(autojump_clock: trio.testing.MockClock) -> None:
     waited: list[float] = []
     played = Played(GREETING)
+    began = autojump_clock.current_time()
     await greet(played.dial, waited.append)
+    assert autojump_clock.current_time() == began
     assert not waited
     said = bytes(await played.theirs.receive_some())
     assert b"cmdeployvpkg" in said
@@ -173,6 +176,19 @@ def test_every_end_has_its_exit_status(
     assert cli.main(arguments) == status
     texts = capsys.readouterr()
     assert said in (texts.err if status else texts.out)
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_stream_that_was_closed_before_the_start_is_one_that_has_ended(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    monkeypatch.setattr(sys, name, None)
+    assert cli.main(words(package, "-x", "appmon")) == 1
+    assert (
+        capsys.readouterr().err
+        == "cmdeployvpkg: the answers ended in the middle of the questions: nothing was changed\n"
+    )
 
 
 def begin(package: Path, **streams: int) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _deploy(options: DeployOptions, done: Done) -> int:
-    dialogue = Dialogue(sys.stdin, sys.stdout)
+    # Python has None for a stream that was closed before the start.
+    dialogue = Dialogue(sys.stdin or io.StringIO(), sys.stdout or io.StringIO())
     host = Surroundings(host_name(), os.environ)
     if options.engine == "pacemaker":
         return cluster.deploy(options, dialogue, host, check_contact, done)

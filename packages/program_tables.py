@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
+import appmgr.deploy.options
 import appserver.cli
 import pki.cli
 from appmgr.options import OPTIONS
@@ -57,7 +58,8 @@ class Program:
 
 def programs() -> tuple[Program, ...]:
     """Give all programs that are installed."""
-    return (manager(), from_parser(appserver.cli.command_line()), from_parser(pki.cli.command_line()))
+    parsers = (appserver.cli.command_line(), pki.cli.command_line(), appmgr.deploy.options.command_line())
+    return (manager(), *map(from_parser, parsers))
 
 
 def manager() -> Program:

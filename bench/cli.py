@@ -58,13 +58,14 @@ def main() -> int:
 
 
 def _publish(samples: Samples, note: str) -> None:
-    for section, (columns, rows) in (("goals", goals_table(samples)), ("growth", growth_table(samples))):
-        record(section, columns, rows, note, page=PAGE)
+    pictures = {figure: picture for figure in FIGURES if (picture := curve(figure, samples)) is not None}
+    curves = "".join(f"\n![{figure.title}]({CURVES.name}/{figure.key}.svg)" for figure in pictures)
+    record("goals", *goals_table(samples), note, page=PAGE)
+    record("growth", *growth_table(samples), f"{note}\n{curves}" if curves else note, page=PAGE)
     if os.environ.get(VARIABLE) == "1":
         CURVES.mkdir(exist_ok=True)
-        for figure in FIGURES:
-            if (picture := curve(figure, samples)) is not None:
-                (CURVES / f"{figure.key}.svg").write_text(picture, encoding="utf-8")
+        for figure, picture in pictures.items():
+            (CURVES / f"{figure.key}.svg").write_text(picture, encoding="utf-8")
 
 
 def _note(rounds: int, seconds: float) -> str:

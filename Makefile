@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster fuzz chaos mutation bench packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -18,6 +18,7 @@ help:
 	@echo 'make mutation  break the sources at random places: do the tests notice? (SAMPLE=150 SEED=1; half an hour)'
 	@echo 'make packages  .deb and .rpm of host and guest side, into dist/'
 	@echo 'make bench     measure this pair beside OpenSSH, Java and the floor; writes docs/performance.md (ROUNDS=3; six minutes)'
+	@echo 'make test-packages  the packages for real, in a small Debian of their own (root; two minutes)'
 	@echo 'make check     lint, formatting and types (also as on Windows)'
 	@echo 'make demo      run the main job for real on loopback'
 	@echo 'make coverage  the tests with branch coverage, subprocesses included'
@@ -97,6 +98,10 @@ mutation: $(STAMP) .venv-mutation/.installed
 # .deb and .rpm of host and guest side, into dist/. SUFFIX=+next1 makes them a later version, to try an upgrade.
 packages: $(STAMP)
 	$(BIN)/python packages/build_packages.py $(if $(SUFFIX),--suffix $(SUFFIX))
+
+# Built, judged, installed, upgraded under running applications and removed, in a small Debian of its own. Root.
+test-packages: $(STAMP)
+	$(BIN)/python -m pytest -q -s -m packages -o faulthandler_timeout=600 tests/test_packages.py
 
 # What pins.txt says of the libraries in them is decided anew.
 pins: $(STAMP)

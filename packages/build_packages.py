@@ -29,7 +29,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     try:
-        _need_tools()
+        need_tools(TOOLS)
         made = build(options.suffix, Path(options.output))
     except BuildError as error:
         print(f"build_packages.py: {error}", file=sys.stderr)
@@ -61,9 +61,9 @@ def build(suffix: str, output: Path) -> list[Path]:
         return [*debs, *make_rpms(release, trees, work / "rpm", output)]
 
 
-def _need_tools() -> None:
-    """Install what is missing, where we are root on a Debian."""
-    missing = sorted({package for program, package in TOOLS.items() if shutil.which(program) is None})
+def need_tools(tools: dict[str, str]) -> None:
+    """Install the Debian packages of those programs that are missing, where we are root. Raises BuildError."""
+    missing = sorted({package for program, package in tools.items() if shutil.which(program) is None})
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:

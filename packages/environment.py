@@ -9,17 +9,21 @@ is started by, and no file is left behind that no package owns.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from pins import PINS, platforms
 from release import ROOT, Release
 
-UNWANTED = ("trio/_tests", "trio/_tools")
-"""Of the libraries: for those who work on them."""
+UNWANTED = ("bin", "trio/_tests", "trio/_tools", "*.dist-info/RECORD", "cmapp-*.dist-info/direct_url.json")
+"""Scripts that name the Python of the build, what is for those who work on a library, and what pip notes for itself: it
+does not look after this environment."""
 
 _CONFIGURATION = """\
 home = /usr/bin
@@ -32,26 +36,42 @@ def make_environment(release: Release, prefix: str, tree: Path, work: Path) -> N
     """Make the environment at `prefix` below `tree`; `work` is a directory for what is needed meanwhile."""
     home = tree / prefix.lstrip("/")
     libraries = home / f"lib/python{release.python_version}/site-packages"
-    libraries.mkdir(parents=True)
+    shutil.copytree(_libraries(release), libraries)
     (home / "bin").mkdir(exist_ok=True)
     (home / "bin/python3").symlink_to(release.python)
     (home / "pyvenv.cfg").write_text(_CONFIGURATION.format(version=release.python_version), encoding="ascii")
     wheel = _wheel(release, work)
-    _pip(
-        "install",
-        *("--target", str(libraries), "--no-compile", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
-        *(f"--python-version={release.python_version}", *platforms(release.machine)),
-        *("--require-hashes", "--requirement", str(PINS)),
-    )
-    shutil.rmtree(libraries / "bin")  # scripts that name the build's Python
     _pip("install", "--target", str(libraries), "--no-compile", "--no-deps", "--no-index", str(wheel))
-    shutil.rmtree(libraries / "bin")
-    for directory in UNWANTED:
-        shutil.rmtree(libraries / directory)
-    for pattern in ("*.dist-info/RECORD", "cmapp-*.dist-info/direct_url.json"):
-        for record in libraries.glob(pattern):
-            record.unlink()  # of pip, which does not look after this environment; they tell of what was removed
+    _remove_unwanted(libraries)
     _compile(release, tree, libraries)
+
+
+def _libraries(release: Release) -> Path:
+    """Give the directory with the libraries of others, fetched where it is not there from an earlier build."""
+    told = f"{PINS.read_text(encoding='utf-8')} {release.python_version} {release.machine} {UNWANTED}"
+    found = ROOT / "build" / f"libraries-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    if not found.exists():
+        making = Path(tempfile.mkdtemp(prefix="libraries-", dir=found.parent))
+        _pip(
+            "install",
+            *("--target", str(making), "--no-compile", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
+            *(f"--python-version={release.python_version}", *platforms(release.machine)),
+            *("--require-hashes", "--requirement", str(PINS)),
+        )
+        _remove_unwanted(making)
+        with contextlib.suppress(OSError):  # another build was faster
+            making.rename(found)
+        shutil.rmtree(making, ignore_errors=True)
+    return found
+
+
+def _remove_unwanted(libraries: Path) -> None:
+    for pattern in UNWANTED:
+        for path in libraries.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _wheel(release: Release, work: Path) -> Path:

@@ -17,9 +17,11 @@ from appmgr.options import SERVICE_SPELLINGS
 
 HEADS = Path(__file__).resolve().parent / "completion"
 
-FILES = frozenset({"FILE", "STORE", "SOURCE", "SOURCE ..."})
-DIRECTORIES = frozenset({"DIR"})
+FILES = frozenset({"FILE", "PATH", "STORE", "SOURCE", "SOURCE ..."})
+DIRECTORIES = frozenset({"DIR", "DIRECTORY"})
 NODES = frozenset({"NODE"})
+EXTRAS = "merge|appmon|engine=pacemaker"
+"""What `cmdeployvpkg -x` takes, as far as it can be completed."""
 
 
 def main() -> int:
@@ -95,6 +97,7 @@ def _bash_choice(command: Command, indent: str) -> list[str]:
 
 
 def _bash_value(value: str) -> str:
+    value = EXTRAS if value == "EXTRA" else value
     if "|" in value:
         return f"_cmapp_offer '{' '.join(word for word in value.split('|') if word)}'"
     if value in FILES:
@@ -146,6 +149,7 @@ def _zsh_operands(operands: tuple[Option, ...]) -> list[str]:
 
 
 def _zsh_value(value: str) -> str:
+    value = EXTRAS if value == "EXTRA" else value
     if "|" in value:
         return f"({value.replace('|', ' ')})"
     if value in FILES:

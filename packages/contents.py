@@ -21,17 +21,13 @@ PREFIX = "/opt/cmapp"
 """The Python environment. Other software on such hosts has a top-level package `pki` as well, so nothing of ours is on
 the system's own path, and nothing of the system's is on ours."""
 
-_PROGRAMS = {
+PROGRAMS = {
     "cmapppki": (COMMON, "pki.cli"),
     "cmappmgr": (HOST, "appmgr.cli"),
     "cmdeployvpkg": (HOST, "appmgr.deploy.cli"),
     "cmappserver": (GUEST, "appserver.cli"),
 }
 """Each with its package and the module whose `main` it is."""
-
-PROGRAMS = {
-    program: where for program, where in _PROGRAMS.items() if (ROOT / f"{where[1].replace('.', '/')}.py").exists()
-}
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "SECURITY.md", "docs")
 
@@ -56,8 +52,8 @@ def stage(release: Release, name: str, tree: Path) -> None:
         case "cmapp-common":
             _stage_documents(tree)
         case "cmapp-host":
-            if (ROOT / "packages/ocf/cmappmgr").exists():
-                _copy("packages/ocf/cmappmgr", tree / "usr/lib/ocf/resource.d/cmapp/cmappmgr", mode=0o755)
+            for agent in sorted((ROOT / "packages/ocf").glob("cmapp*")):
+                _copy(f"packages/ocf/{agent.name}", tree / "usr/lib/ocf/resource.d/cmapp" / agent.name, mode=0o755)
             _stage_units("cmappmgr", tree)
             _copy("packages/examples/cmappmgr.conf", tree / f"usr/share/doc/{name}/examples/cmappmgr.conf")
         case "cmapp-guest":

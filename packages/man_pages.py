@@ -6,6 +6,7 @@ template is man(7); a line of it that starts with `@` asks for something:
 - `@title` the header line, of the template's name and the release;
 - `@options` the options of the page's program, of the table that `--help` is made of;
 - `@commands` its commands, with theirs;
+- `@help WORDS` what follows after `WORDS:` at the end of its help;
 - `@table HEADING` the first table under that heading of the administrator's guide, as a tagged list: the first cell is
   the tag, the others are its text;
 - `@keys HEADING` the same for configuration keys, whose second cell is the default; in `@keys-without HEADING` it is
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +69,8 @@ def _made(line: str, name: str, section: str, program: Program | None, guide: st
             return _options(program.options)
         case "@commands" if program is not None:
             return _commands(program)
+        case "@help" if program is not None:
+            return _part(program.after, heading)
         case "@table":
             rows = table_rows(guide, heading)
             return "\n".join(tagged(inline(row[0]), " ".join(_told(row[1:]))) for row in rows)
@@ -79,13 +83,24 @@ def _made(line: str, name: str, section: str, program: Program | None, guide: st
     return line
 
 
+def _part(help_text: str, words: str) -> str:
+    for block in re.split(r"\n{2,}", help_text.strip()):
+        first, _, rest = block.partition("\n")
+        if first == f"{words}:":
+            return literal(textwrap.dedent(rest))
+        if block.startswith(f"{words}: "):
+            return paragraph(_sentence(block.removeprefix(f"{words}: ")))
+    raise ValueError(f"the help has no part {words!r}: has it been renamed?")
+
+
 def _told(cells: list[str]) -> Iterator[str]:
     # That there is nothing to do needs no telling.
     return (_sentence(cell) for cell in cells if cell.rstrip(".").lower() not in {"", "nothing"})
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    if not text.startswith("cm"):  # a program is called as it is
+        text = text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "?")) else f"{text}."
 
 
@@ -122,7 +137,7 @@ def _commands(program: Program) -> str:
 def _description(block: str) -> str:
     """Give a part of a command's help: what is laid out by blanks stays as it is."""
     if any(line.startswith("  ") for line in block.splitlines()):
-        return literal(block)
+        return f".PP\n{literal(block)}"
     return f".PP\n{paragraph(block)}"
 
 

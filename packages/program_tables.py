@@ -42,12 +42,16 @@ class Command:
 @final
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program. `commands` is empty where it has none; `operands` as for a command."""
+    """One program. `commands` is empty where it has none; `operands` as for a command.
+
+    `after` is what its help says after the options, in parts that begin with a word and a colon.
+    """
 
     name: str
     options: tuple[Option, ...]
     commands: tuple[Command, ...] = ()
     operands: tuple[Option, ...] = ()
+    after: str = ""
 
     def spellings(self) -> Iterator[str]:
         """Give every spelling of every option, those of the commands included."""
@@ -58,8 +62,8 @@ class Program:
 
 def programs() -> tuple[Program, ...]:
     """Give all programs that are installed."""
-    parsers = (appserver.cli.command_line(), pki.cli.command_line(), appmgr.deploy.options.command_line())
-    return (manager(), *map(from_parser, parsers))
+    parsers = (appmgr.deploy.options.make_parser(), appserver.cli.command_line(), pki.cli.command_line())
+    return (manager(), *(from_parser(parser) for parser in parsers))
 
 
 def manager() -> Program:
@@ -76,7 +80,7 @@ def manager() -> Program:
 def from_parser(parser: argparse.ArgumentParser) -> Program:
     """Give the program of an argparse parser."""
     options, operands, commands = _actions(parser)
-    return Program(parser.prog, options, commands, operands)
+    return Program(parser.prog, options, commands, operands, parser.epilog or "")
 
 
 def _actions(

@@ -46,7 +46,7 @@ def tagged(tag: str, text: str) -> str:
 
 def literal(text: str) -> str:
     """Give lines as they are, as examples."""
-    return "\n".join([".PP", ".RS 4", ".nf", *(_literal_line(line) for line in text.splitlines()), ".fi", ".RE"])
+    return "\n".join([".RS 4", ".nf", *(_literal_line(line) for line in text.splitlines()), ".fi", ".RE"])
 
 
 def _literal_line(line: str) -> str:

@@ -10,6 +10,8 @@ import pytest
 from completions import completions
 from program_tables import programs
 
+from appmgr.deploy.options import parse_options
+
 COMPLETIONS = completions()
 CONFIG = """\
 # nobody:
@@ -69,6 +71,12 @@ def test_nodes_come_from_the_sections_of_the_configuration(tmp_path: Path) -> No
     file.write_text(CONFIG, encoding="utf-8")
     assert offered(f"cmappmgr --config {file} -node ") == ["[fd00::7]", "mmpf121", "mmpf122"]
     assert offered(f"cmappmgr --config = {file} --node mmpf121") == ["mmpf121"]
+
+
+def test_what_can_be_deployed_is_offered_and_taken() -> None:
+    offered_extras = offered("cmdeployvpkg -P vm1 -x ")
+    assert offered_extras == ["appmon", "engine=pacemaker", "merge"]
+    parse_options(["-P", "vm1", *(word for extra in offered_extras for word in ("-x", extra))])
 
 
 def test_files_and_directories_are_offered(tmp_path: Path) -> None:

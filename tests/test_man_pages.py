@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from man_pages import pages
+from contents import PROGRAMS as PACKAGED
+from man_pages import ROOT, pages
 from program_tables import Program, programs
 from roff import escape, paragraph, table_rows, tagged
 
@@ -31,6 +32,14 @@ def test_every_option_is_in_the_page_of_its_program(program: Program) -> None:
     wanted = set(program.spellings())
     assert len(wanted) > 5
     assert wanted - {"-h", "--help"} <= tags(PAGES[f"{program.name}.1m"])
+
+
+def test_every_program_that_is_installed_has_a_page_and_a_package() -> None:
+    scripts = re.findall(
+        r'^(\w+) = "[\w.]+:main"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(scripts) == {program.name for program in PROGRAMS} == set(PACKAGED)
+    assert {f"{script}.1m" for script in scripts} <= set(PAGES)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)

@@ -43,8 +43,11 @@ def main() -> int:
     return 0
 
 
-def build(suffix: str, output: Path) -> list[Path]:
-    """Build the packages into a directory, and give their paths. Raises BuildError, and what a tool fails with."""
+def build(suffix: str, output: Path, *, quick: bool = False) -> list[Path]:
+    """Build the packages into a directory, and give their paths; `quick` ones are larger.
+
+    Raises BuildError, and what a tool fails with.
+    """
     release = this_release(suffix)
     output.mkdir(parents=True, exist_ok=True)
     scratch = ROOT / "build"
@@ -56,9 +59,9 @@ def build(suffix: str, output: Path) -> list[Path]:
             tree.mkdir()
             stage(release, name, tree)
         make_environment(release, PREFIX, trees[COMMON], work)
-        debs = [make_deb(release, name, tree, output) for name, tree in trees.items()]
+        debs = [make_deb(release, name, tree, output, quick=quick) for name, tree in trees.items()]
         (work / "rpm").mkdir()
-        return [*debs, *make_rpms(release, trees, work / "rpm", output)]
+        return [*debs, *make_rpms(release, trees, work / "rpm", output, quick=quick)]
 
 
 def need_tools(tools: dict[str, str]) -> None:

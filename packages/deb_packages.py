@@ -82,7 +82,7 @@ def deb_version(release: Release) -> str:
     return f"{release.version}-1"
 
 
-def make_deb(release: Release, name: str, tree: Path, output: Path) -> Path:
+def make_deb(release: Release, name: str, tree: Path, output: Path, *, quick: bool) -> Path:
     """Make the package `name` of all files below `tree`, to which documents and control files are added."""
     fields = {
         "name": name,
@@ -110,7 +110,14 @@ def make_deb(release: Release, name: str, tree: Path, output: Path) -> Path:
     _settle(tree, release.epoch_seconds)
     file = output / f"{name}_{fields['version']}_{fields['architecture']}.deb"
     subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(file)],
+        [
+            "dpkg-deb",
+            "--root-owner-group",
+            *(["-Zgzip", "-z1"] if quick else ["-Zxz"]),
+            "--build",
+            str(tree),
+            str(file),
+        ],
         env={**os.environ, "SOURCE_DATE_EPOCH": str(release.epoch_seconds)},
         stdout=subprocess.DEVNULL,
         check=True,

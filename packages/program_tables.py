@@ -62,7 +62,7 @@ class Program:
 
 def programs() -> tuple[Program, ...]:
     """Give all programs that are installed."""
-    parsers = (appmgr.deploy.options.make_parser(), appserver.cli.command_line(), pki.cli.command_line())
+    parsers = (appmgr.deploy.options.command_line(), appserver.cli.command_line(), pki.cli.command_line())
     return (manager(), *(from_parser(parser) for parser in parsers))
 
 

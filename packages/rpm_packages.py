@@ -17,13 +17,14 @@ TEMPLATE = ROOT / "packages/rpm/cmapp.spec"
 _DEBIAN_ONLY = ("usr/share/lintian", "DEBIAN")
 
 
-def make_rpms(release: Release, trees: dict[str, Path], work: Path, output: Path) -> list[Path]:
+def make_rpms(release: Release, trees: dict[str, Path], work: Path, output: Path, *, quick: bool) -> list[Path]:
     """Make all packages, each of the files below its tree. `work` is a directory for what is needed meanwhile."""
     fields = {
         "version": release.version,
         "python": release.python,
         "homepage": HOMEPAGE,
         "date": release.date("%a %b %d %Y"),
+        "payload": "w1.gzdio" if quick else "w6.xzdio",
         "maintainer": MAINTAINER,
     }
     for name, short in ((COMMON, "common"), (HOST, "host"), (GUEST, "guest")):

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'

@@ -80,9 +80,12 @@ class PlayedProcesses:
 
     async def follow(self, run_id: str, *, changed: Callable[[State], None], stopping: Callable[[], None]) -> None:
         service = self._records.get(run_id).read_request().service
-        beside = [run for run, it in self._applications.items() if it.lives and it.service == service and run != run_id]
-        assert not beside, "a second copy was started beside the first"
         application = self._applications.setdefault(run_id, Application(service))
+        beside = [
+            it for it in self._applications.values() if it.lives and it.service == service and it is not application
+        ]
+        # What is left of an ended one may live beside another: only the main processes are one at a time.
+        assert not (application.lives and beside), "a second copy was started beside the first"
         over = trio.Event()
         self._followed[run_id] = (changed, stopping, over)
         if application.state.phase != "starting":

@@ -108,6 +108,23 @@ class Model:
         self.watching[run_id] = {watcher}
         return [("launch", None, run_id)]
 
+    def ask_attach(self, watcher: Watcher, run_id: str, service: Service) -> list[Word]:
+        known = self.find(run_id)
+        found = known or self._attachable(service)
+        if found is None or self.records[found].service != service:
+            return [("refused", watcher, run_id)]
+        if known is None:
+            self.aliases[run_id] = found
+        return self._join(found, watcher)
+
+    def _attachable(self, service: Service) -> str | None:
+        """What stands in the way of a start, else the newest run that has ended, unless somebody has its outcome."""
+        for run, application in self.records.items():
+            if application.service == service and application.in_the_way:
+                return run
+        ended = [run for run in self.ended if self.records[run].service == service]
+        return ended[-1] if ended and ended[-1] not in self.collected else None
+
     def ask_watch(self, watcher: Watcher, run_id: str) -> list[Word]:
         known = self.find(run_id)
         return [("ended", watcher, run_id)] if known is None else self._join(known, watcher)

@@ -85,6 +85,12 @@ class Sequences(RuleBasedStateMachine):
         words = self.model.ask_run(watcher, run_id, what)
         self.expect(words, self.table.ask_run(watcher, run_id, what, TERMS))
 
+    @rule(watcher=managers, run_id=ids, what=kinds)
+    def ask_attach(self, watcher: Manager, run_id: str, what: Service) -> None:
+        self.leave(watcher)
+        words = self.model.ask_attach(watcher, run_id, what)
+        self.expect(words, self.table.ask_attach(watcher, run_id, what, TERMS))
+
     @rule(watcher=managers, run_id=ids)
     def ask_watch(self, watcher: Manager, run_id: str) -> None:
         self.leave(watcher)

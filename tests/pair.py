@@ -59,9 +59,7 @@ class Manager:
             self.process = subprocess.Popen(
                 [
                     *guest.place.on_host,
-                    sys.executable,
-                    "-m",
-                    "appmgr",
+                    *guest.manager_program,
                     "-node",
                     NODE,
                     "--config",
@@ -117,6 +115,9 @@ class Guest:
         self.port = 0
         self.environment: dict[str, str] | None = None
         """The server's own; that of the tests where None."""
+        self.server_program = [sys.executable, *SERVER]
+        self.manager_program = [sys.executable, "-m", "appmgr"]
+        """What the next ones are started by; those of another release have an interpreter of their own."""
         self.configure()
 
     def configure(self, *lines: str) -> None:
@@ -146,7 +147,7 @@ class Guest:
         options = ["--config", str(self.server_config), "--port", str(self.port)]
         with (self.directory / "server.log").open("ab") as log:
             self.server = subprocess.Popen(
-                [*self.place.in_guest, sys.executable, *SERVER, *options],
+                [*self.place.in_guest, *self.server_program, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

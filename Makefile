@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make test-cluster two nodes of a real Pacemaker cluster, and its resource agent (root; three minutes)'
+	@echo 'make test-upgrade  this version and the released ones together, under running applications (PyPI; a minute)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
@@ -66,6 +67,15 @@ test-cluster: $(STAMP)
 	tests/cluster/install
 	$(BIN)/python -m pytest -q -n 2 -m cluster tests/test_cluster_agent.py
 	$(BIN)/python -m pytest -q -s -m cluster -o faulthandler_timeout=300 tests/test_cluster.py
+
+# This version and those that were released, side by side under running applications. Each release has an environment of its own.
+test-upgrade: $(STAMP)
+	$(BIN)/python -m pytest -q -s -m upgrade -o faulthandler_timeout=300 tests/test_upgrade.py
+
+# Keeps programs, a conversation and records of COMMIT for the tests of all later versions. Root. See CONTRIBUTING.md.
+COMMIT ?= HEAD
+record-release: $(STAMP)
+	$(BIN)/python tests/recorder.py --commit $(COMMIT)
 
 # What a manager may say, and what may happen, in any order. SECONDS is for each of the machines; a failure prints its steps.
 SECONDS ?= 60
@@ -139,4 +149,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv .venv-scan .venv-lint .venv-mutation .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-releases .venv-scan .venv-lint .venv-mutation .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

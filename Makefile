@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster test-systemd test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make test-cluster two nodes of a real Pacemaker cluster, and its resource agent (root; three minutes)'
 	@echo 'make test-upgrade  this version and the released ones together, under running applications (PyPI; a minute)'
+	@echo 'make test-systemd the units under systemd in a container (root, Debian mirror; three minutes)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
 	@echo 'make test-disk records torn at every byte; disks, clocks and boots that misbehave (two minutes)'
 	@echo 'make chaos     random faults on the running pair (RUNS=300 SEED=1)'
@@ -76,6 +77,10 @@ test-upgrade: $(STAMP)
 COMMIT ?= HEAD
 record-release: $(STAMP)
 	$(BIN)/python tests/recorder.py --commit $(COMMIT)
+
+# The units under a real systemd, process 1 of a container. Its root file system is built once, into build/.
+test-systemd: $(STAMP)
+	$(BIN)/python -m pytest -q -s -m systemd -o faulthandler_timeout=600 tests/test_systemd.py
 
 # What a manager may say, and what may happen, in any order. SECONDS is for each of the machines; a failure prints its steps.
 SECONDS ?= 60

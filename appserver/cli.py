@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -11,10 +12,21 @@ from collections.abc import Sequence
 from functools import partial
 
 from appserver.report import Report, hold_standard_descriptors
-from appserver.settings import ServerOverrides, ServerSettings, default_config_path, load_server_settings
+from appserver.settings import (
+    ServerOverrides,
+    ServerSettings,
+    default_config_path,
+    default_state_dir,
+    load_server_settings,
+)
 from appserver.version import VERSION
 from pki.encoding import restart_in_utf8
 from pki.errors import KeysError, SettingsError
+
+STOP_ALL_SECONDS = 60.0
+"""What applications are given at most to end by themselves when all are stopped; the unit for the shutdown waits a
+little longer.
+"""
 
 PROGRAM = "cmappserver"
 
@@ -28,13 +40,14 @@ signals:
   HUP         read configuration and keys again; if anything is wrong with them the old ones stay in force
 
 exit status:
-  0 ended by TERM or INT, or --check found all in order; 1 configuration, keys, port or state directory
-  cannot be used; 2 wrong usage
+  0 ended by TERM or INT, --check found all in order, or --stop-all has left nobody; 1 configuration, keys,
+  port or state directory cannot be used, or an application cannot be stopped; 2 wrong usage
 
 examples:
   cmappserver                              serve as /opt/hp/cmappserver/cmappserver.conf says
   cmappserver --check                      say what that would be, and whether the keys work
   cmappserver --config ./g.conf --port 0   try it out on a free port
+  cmappserver --stop-all 120               stop every application of this guest, with or without a server
 """
 
 
@@ -58,7 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    options = command_line().parse_args(argv)
+    parser = command_line()
+    options = parser.parse_args(argv)
+    if options.stop_all is None and options.until_boot:
+        parser.error("--until-boot goes with --stop-all")
+    if options.stop_all is not None and options.check:
+        parser.error("--check and --stop-all exclude each other")
     overrides = ServerOverrides(
         listen=tuple(options.listen) if options.listen else None,
         port=options.port,
@@ -67,9 +85,12 @@ def _run(argv: Sequence[str]) -> int:
     )
     reread = partial(load_server_settings, options.config, overrides)
     report = Report(PROGRAM, journal=True)
-    if not options.check:
+    if not options.check and options.stop_all is None:
         _end_quietly()
     try:
+        if options.stop_all is not None:
+            state_dir = _state_dir_of(reread, options.state_dir, report)
+            return _stop_all(state_dir, options.stop_all, report, until_boot=options.until_boot)
         return _check(reread()) if options.check else _serve(reread(), reread, report)
     except SettingsError as error:
         report.error(str(error))
@@ -101,6 +122,30 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
         report.error(str(error))
         return EXIT_UNUSABLE
     return EXIT_OK
+
+
+def _state_dir_of(reread: partial[ServerSettings], named: str | None, report: Report) -> str:
+    """Find where the runs are recorded, also with a configuration that no server would start with."""
+    try:
+        return reread().state_dir
+    except SettingsError as error:
+        state_dir = os.path.abspath(named) if named else default_state_dir()
+        report.warning(f"what runs by the records in {state_dir} is stopped, whatever the configuration says: {error}")
+        return state_dir
+
+
+def _stop_all(state_dir: str, seconds: float, report: Report, *, until_boot: bool) -> int:
+    from appserver.statelock import StateDirError
+
+    if sys.platform == "linux":
+        from appserver.stopall import stop_all
+
+        try:
+            return EXIT_OK if stop_all(state_dir, seconds, report, until_boot=until_boot) else EXIT_UNUSABLE
+        except StateDirError as error:
+            report.error(str(error))
+            return EXIT_UNUSABLE
+    raise AssertionError("the option is not there elsewhere")
 
 
 def _check(settings: ServerSettings) -> int:
@@ -164,8 +209,38 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="validate configuration and keys, say what would be done, and end"
     )
+    parser.set_defaults(stop_all=None, until_boot=False)
+    if sys.platform == "linux":
+        _add_stopping(parser)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return parser
+
+
+def _add_stopping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stop-all",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=STOP_ALL_SECONDS,
+        help="stop every application of this guest, whether a server runs or not, and end: TERM to each, KILL after "
+        f"the stop timeout of each, but SECONDS at most (default {STOP_ALL_SECONDS:g}); nothing is started meanwhile",
+    )
+    parser.add_argument(
+        "--until-boot",
+        action="store_true",
+        help="with --stop-all: have nothing started any more until the next boot; for the shutdown of the system",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: a positive number of seconds was expected")
+    return seconds
 
 
 def _port(text: str) -> int:

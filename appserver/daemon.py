@@ -33,6 +33,7 @@ from appserver.sockets import address_of, open_listening_sockets
 from appserver.statelock import StateDirError, locked_state_dir, make_log_dir
 from appserver.supervisor import Supervisor
 from appserver.version import VERSION
+from appserver.watchdog import serve_watchdog
 from pki.contexts import load_material, server_context
 from pki.der import fingerprint
 from pki.errors import KeysError, SettingsError
@@ -129,6 +130,7 @@ class _Daemon:
         self._supervisor = supervisor
         self._listener = listener
         self._one_reload = trio.Lock()
+        self._status = "starting"
 
     async def accept(
         self, sockets: list[trio.SocketListener], sessions: trio.Nursery, accepting: trio.CancelScope
@@ -136,6 +138,7 @@ class _Daemon:
         with accepting:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listener.watch_dates)
+                nursery.start_soon(serve_watchdog, self._listener, sockets)
                 for sock in sockets:
                     nursery.start_soon(self._listener.accept, sock, sessions)
 
@@ -146,7 +149,8 @@ class _Daemon:
         for sock in sockets:
             name = sock.socket.getsockname()
             self._report.info(f"listening on {address_of(name)} port {name[1]}")
-        notify("READY=1", f"STATUS=listening on port {sockets[0].socket.getsockname()[1]}")
+        self._status = f"listening on port {sockets[0].socket.getsockname()[1]}"
+        notify("READY=1", f"STATUS={self._status}")
 
     async def heed(self, signals: AsyncIterator[int], accepting: trio.CancelScope, sessions: trio.CancelScope) -> None:
         """Act on signals until the sessions have been let go, or a second TERM cuts that short."""
@@ -175,10 +179,13 @@ class _Daemon:
             try:
                 settings, trust = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
             except (SettingsError, KeysError, StateDirError) as error:
-                self._report.error(f"reload failed, the old configuration and keys stay in force: {error}")
+                text = f"reload failed, the old configuration and keys stay in force: {error}"
+                self._report.error(text)
+                status = text.replace("\n", " ")  # it would end the assignment
             else:
                 self._take_over(settings, trust)
-            notify("READY=1")
+                status = self._status
+            notify("READY=1", f"STATUS={status}")
 
     def _load(self) -> tuple[ServerSettings, Trust]:
         settings = self._reread()

@@ -108,7 +108,7 @@ class Launching:
 
     def is_watched(self, run_id: str) -> bool:
         """Tell whether a waiter, or a launcher on its behalf, is responsible for the run."""
-        return _is_locked(self._records.get(run_id).file("lock"), in_doubt=True)
+        return is_locked(self._records.get(run_id).file("lock"), in_doubt=True)
 
     async def _serve_one(self) -> bool:
         """Start a launcher and wait until it is dead; tell whether it became ready."""
@@ -213,7 +213,7 @@ async def wait_for_former(state_dir: str, report: Report) -> None:
     path = os.path.join(state_dir, LAUNCHER_LOCK)
     began = trio.current_time()
     was_said = False
-    while _is_locked(path, in_doubt=False):  # one that cannot be opened keeps the next launcher from starting
+    while is_locked(path, in_doubt=False):  # one that cannot be opened keeps the next launcher from starting
         waited = trio.current_time() - began
         if waited >= FORMER_END_SECONDS:
             raise StateDirError(
@@ -234,7 +234,7 @@ def _kill_holder(path: str) -> None:
         signal_process(pid, start_ticks, signal.SIGKILL)
 
 
-def _is_locked(path: str, *, in_doubt: bool) -> bool:
+def is_locked(path: str, *, in_doubt: bool) -> bool:
     """Tell whether somebody holds the lock; where a bad disk, or a mode, does not let us see, it is `in_doubt`."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -87,11 +87,14 @@ class Listener:
         self._guests: set[_Guest] = set()
         self._empty = trio.Event()
         self._goodbye: str | None = None
+        self.turns: dict[trio.SocketListener, int] = {}
+        """How often each socket was ready for the next one who comes: what the watchdog looks at."""
 
     async def accept(self, listener: trio.SocketListener, sessions: trio.Nursery) -> None:
         """Accept on one socket until cancelled, which closes it. Sessions go on in `sessions`."""
         async with listener:
             while True:
+                self.turns[listener] = self.turns.get(listener, 0) + 1
                 await trio.sleep(self._pace.delay_seconds(trio.current_time()))
                 try:
                     stream = await listener.accept()

@@ -114,7 +114,7 @@ def load_server_settings(path: str | None, overrides: ServerOverrides = NO_OVERR
         listen=_listen(values, overrides),
         port=_port(values, overrides),
         max_processes=values.integer("maxProcesses", DEFAULT_MAX_PROCESSES, 1, MAX_PROCESSES_LIMIT),
-        state_dir=_directory(values.path("stateDir", _state_dir()), overrides.state_dir),
+        state_dir=_directory(values.path("stateDir", default_state_dir()), overrides.state_dir),
         log_dir=_directory(values.path("logDir", _log_dir()), overrides.log_dir),
         log_max_bytes=values.size("logMaxBytes", DEFAULT_LOG_MAX_BYTES, MIN_LOG_MAX_BYTES, MAX_LOG_MAX_BYTES),
         policy=read_policy(document, values, MAX_PROCESSES_LIMIT),
@@ -122,7 +122,8 @@ def load_server_settings(path: str | None, overrides: ServerOverrides = NO_OVERR
     )
 
 
-def _state_dir() -> str:
+def default_state_dir() -> str:
+    """Give the directory of the records where neither the file nor the command line names one."""
     return os.path.join(default_directory(), "state") if sys.platform == "win32" else "/run/cmappserver"
 
 

@@ -14,6 +14,7 @@ from typing import final
 import trio
 
 from appserver import runlog
+from appserver.closing import why_closed
 from appserver.commands import CommandError
 from appserver.effects import (
     Effect,
@@ -216,6 +217,7 @@ class Supervisor:
         try:
             self._check_strays(launch.service)
             request = await self._starting.prepare(launch, self._table.logs_in_use)
+            self._check_open()
         except CommandError as error:
             self._refuse(run_id, error.code, str(error))
         except ServiceError as error:
@@ -357,6 +359,12 @@ class Supervisor:
                     f"{who} still runs and may be one of the same service, which its damaged record does not tell: "
                     "end it by hand first"
                 )
+
+    def _check_open(self) -> None:
+        """Refuse a start while everything is being stopped; its record stands, see `closing`. Raises StartError."""
+        reason = why_closed(self._records.state_dir)
+        if reason is not None:
+            raise StartError(f"nothing is started any more, {reason}")
 
     def _remove_record(self, run_id: str) -> None:
         with self._said(f"the record of run {run_id} cannot be removed"):

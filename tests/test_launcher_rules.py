@@ -15,7 +15,7 @@ if sys.platform == "win32":
 
 from appserver import launcher
 from appserver.launcher import _listen, _obey, _take_lock
-from appserver.launching import _is_locked
+from appserver.launching import is_locked
 
 RUN = "0" * 32
 
@@ -117,23 +117,23 @@ def test_applications_get_the_environment_that_the_launcher_was_started_with(mon
 
 def test_a_lock_is_held_free_or_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "lock")
-    assert not _is_locked(path, in_doubt=True)
-    assert not _is_locked(f"{__file__}/below", in_doubt=True)
+    assert not is_locked(path, in_doubt=True)
+    assert not is_locked(f"{__file__}/below", in_doubt=True)
     holder = _take_lock(path, os.O_CREAT)
     assert holder is not None
     before = os.listdir("/proc/self/fd")
-    assert _is_locked(path, in_doubt=False)
+    assert is_locked(path, in_doubt=False)
     os.close(holder)
-    assert not _is_locked(path, in_doubt=True)
+    assert not is_locked(path, in_doubt=True)
 
     def broken(number: int) -> int:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
         patched.setattr("appserver.launching.fcntl.flock", lambda *_: broken(errno.EIO))
-        assert [_is_locked(path, in_doubt=doubt) for doubt in (True, False)] == [True, False]
+        assert [is_locked(path, in_doubt=doubt) for doubt in (True, False)] == [True, False]
     assert len(os.listdir("/proc/self/fd")) == len(before) - 1
     for number, seen in ((errno.EIO, [True, False]), (errno.EMFILE, [True, True])):
         with monkeypatch.context() as patched:
             patched.setattr("appserver.launching.os.open", lambda *_, number=number: broken(number))
-            assert [_is_locked(path, in_doubt=doubt) for doubt in (True, False)] == seen
+            assert [is_locked(path, in_doubt=doubt) for doubt in (True, False)] == seen

@@ -127,7 +127,7 @@ def open_machine(root: Path) -> Iterator[Machine]:
     name = f"cmapp-container-{os.getpid()}-{root.parent.name}"
     words = ["systemd-nspawn", "--quiet", f"--directory={root}", "--boot", "--register=no", "--keep-unit"]
     words += ["--private-network", "--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]
-    words += [f"--machine={name}", "--hostname=guest"]
+    words += ["--machine=guest"]
     with root.with_name("console.log").open("w") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-I", str(KEEPER), name, *words],
@@ -155,7 +155,7 @@ def open_machine(root: Path) -> Iterator[Machine]:
             keeper.stdout.close()
 
 
-def wait_until(what: str, is_so: Callable[[], bool], seconds: float = COMMAND_SECONDS) -> None:
+def wait_until(what: str, is_so: Callable[[], object], seconds: float = COMMAND_SECONDS) -> None:
     """Wait for what will come to be. Raises AssertionError where it does not."""
     deadline = time.monotonic() + seconds
     while not is_so():

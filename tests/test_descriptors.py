@@ -74,7 +74,8 @@ async def test_server_without_descriptors_serves_those_it_has_and_recovers(guest
             reloaded = "reload failed, the old configuration and keys stay in force", "keys read again and in force"
             await until(lambda: any(text in guest.server_log for text in reloaded))
             os.kill(guest.launcher_pid(), signal.SIGKILL)
-            await until(lambda: "cannot start the launcher: Too many open files" in guest.server_log)
+            # Whether another can be started now depends on how many of those that wait have been given up.
+            await until(lambda: "the launcher ended with signal 9, starting another" in guest.server_log)
         await idle.run("/bin/sleep", "1000")
         newcomer = await Caller.greeted(guest, own)
         for caller in (watcher, idle, newcomer):

@@ -171,6 +171,7 @@ class Model:
 
     def not_started(self, run: str) -> list[Word]:
         self.records[run].failed = self.records[run].told = self.records[run].gone = True
+        self._forget_aliases(run)  # it is forgotten before whoever waited begins, maybe under one of them
         words: list[Word] = [("refused", watcher, run) for watcher in self.watching.get(run, ())]
         return words + self._begin_waiting(run)
 
@@ -195,6 +196,9 @@ class Model:
         self.collected.discard(run)
         for kept in (self.watching, self.stop_askers, self.waiting):
             kept.pop(run, None)
+        self._forget_aliases(run)
+
+    def _forget_aliases(self, run: str) -> None:
         self.aliases = {alias: target for alias, target in self.aliases.items() if target != run}
 
     def is_superseded(self, run: str) -> bool:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from pair import wait_until
 
+from pki import pkcs12
+
 
 class Lease:
     def __init__(self, fd: int) -> None:
@@ -50,8 +52,12 @@ def held_stores(key_store: Path, trust_store: Path, *, child: bool) -> Iterator[
     """Hold whoever opens stores, in the program itself or in the child that opens them for it.
 
     Gives what waits until it stands there. The program reads both stores before its child does, so the child is held
-    at the first one, which nobody has open while the program waits for the second.
+    at the first one, which nobody has open while the program waits for the second. A child opens only what is unusual:
+    the key store is damaged for it.
     """
+    if child:
+        with key_store.open("ab") as file:
+            file.write(pkcs12._KEY_BAG_OIDS[1])
     with contextlib.ExitStack() as stack:
         trust = stack.enter_context(leased(trust_store))
 

@@ -57,5 +57,5 @@ class Stubborn:
 def unlocking_children(pid: int) -> list[int]:
     """Give the children of a program that open its stores."""
     return [
-        stat.pid for stat in procfs.descendants(pid) if b"pki.unlock" in Path(f"/proc/{stat.pid}/cmdline").read_bytes()
+        stat.pid for stat in procfs.descendants(pid) if b"pki.opener" in Path(f"/proc/{stat.pid}/cmdline").read_bytes()
     ]

@@ -46,7 +46,7 @@ def term_server(guest: Guest, times: int, number: int = signal.SIGTERM) -> None:
 
 def start_held_server(guest: Guest, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(pair, "SERVER", [str(Path(held_server.__file__))])
+        patch.setattr(guest, "server_program", [sys.executable, str(Path(held_server.__file__))])
         guest.environment = {**os.environ, variable: value}
         guest.start_server()
     guest.environment = None

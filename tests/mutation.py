@@ -234,7 +234,7 @@ def _copy(directory: Path) -> None:
     (site_packages,) = (ROOT / ".venv").glob("lib/python*/site-packages")
     for number in range(AT_ONCE):
         tree = directory / str(number)
-        shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=NOT_COPIED)
         python = ROOT / ".venv" / "bin" / "python"
         subprocess.run([python, "-m", "venv", "--without-pip", tree / ".venv"], check=True)
         (own,) = (tree / ".venv").glob("lib/python*/site-packages")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster test-systemd test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
+.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster cluster test-systemd test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
 	@echo 'make test-network a network that breaks between the pair (root, namespaces; a minute)'
 	@echo 'make test-cluster two nodes of a real Pacemaker cluster, and its resource agent (root; three minutes)'
+	@echo 'make cluster   such a cluster with a guest and two applications, up until it is ended, to play with (root)'
 	@echo 'make test-upgrade  this version and the released ones together, under running applications (PyPI; a minute)'
 	@echo 'make test-systemd the units under systemd in a container (root, Debian mirror; three minutes)'
 	@echo 'make fuzz      sequences of requests that nobody would think of (SECONDS=60 SEED=1)'
@@ -67,7 +68,12 @@ test-network: $(STAMP)
 test-cluster: $(STAMP)
 	tests/cluster/install
 	$(BIN)/python -m pytest -q -n 2 -m cluster tests/test_cluster_agent.py
-	$(BIN)/python -m pytest -q -s -m cluster -o faulthandler_timeout=300 tests/test_cluster.py
+	$(BIN)/python -m pytest -q -s -m cluster -o faulthandler_timeout=300 tests/test_cluster.py tests/test_cluster_stand.py
+
+# The same cluster, up until it is ended, to play with: see "A cluster to play with" in docs/cluster.md.
+cluster: $(STAMP)
+	tests/cluster/install
+	@PYTHONPATH=tests $(BIN)/python -m cluster.stand
 
 # This version and those that were released, side by side under running applications. Each release has an environment of its own.
 test-upgrade: $(STAMP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -180,6 +181,42 @@ def test_a_stop_ends_the_application_in_the_guest(cluster: Cluster) -> None:
     wait_running(cluster, "n1")
     assert cluster.pid_of("db", "n1") == before["db"]
     say("stopped ping_mon: it ended in the guest, db went on; started it again")
+
+
+def deploy(cluster: Cluster, node: str, monitor: str) -> str:
+    words = ("-Q", "-P", "pkg", "--node", "g1", "-x", "engine=pacemaker", "-x", f"appmon={monitor}")
+    done = subprocess.run(
+        [*cluster.nodes[node].words, "cmdeployvpkg", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    return f"{done.returncode} {done.stdout}{done.stderr}"
+
+
+def test_cmdeployvpkg_adds_an_application_to_the_cluster_that_runs_and_a_second_time_changes_nothing(
+    cluster: Cluster,
+) -> None:
+    before = pids(cluster, "n1")
+    monitor = """web:/bin/sh -c 'sleep 86400; : "two  blanks" \\ '  :30:1:60"""
+    assert "\nThe cluster has new resources: web\n" in deploy(cluster, "n1", monitor)
+    cluster.wait_for("the new one", lambda: cluster.pid_of("web", "n1") and cluster.where("web") == "n1")
+    settle(cluster)
+    configured = cluster.any_node().run("cibadmin", "--query", "--scope", "configuration")
+
+    assert (
+        deploy(cluster, "n2", monitor) == "0 The cluster has the resource web already, just so.\nNothing to change.\n"
+    )
+    assert deploy(cluster, "n2", "web:/bin/other:30:1:60").startswith("1 ")
+    assert "must be unique" in deploy(cluster, "n2", monitor.replace("web", "web2"))
+    assert cluster.any_node().run("cibadmin", "--query", "--scope", "configuration") == configured
+
+    old = kill_application(cluster, "web", "n1")
+    cluster.wait_for("the restart", lambda: cluster.pid_of("web", "n1") not in {0, old})
+    assert cluster.failures("web", "n1") == "1"
+    assert pids(cluster, "n1") == before
+    say("cmdeployvpkg added web to the group: it runs, is restarted and counted; a second time nothing changed")
+    cluster.any_node().run("crm_resource", "-r", "web", "--meta", "-p", "target-role", "-v", "Stopped")
+    settle(cluster)
+    cluster.any_node().run("crm", "configure", "delete", "web")
+    clean(cluster)
 
 
 def test_a_node_that_dies_has_the_guest_and_its_applications_start_on_the_other(cluster: Cluster) -> None:

@@ -7,6 +7,8 @@ processes belong to no node: they have to go on when it migrates. A node that cr
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import subprocess
 import sys
@@ -75,6 +77,7 @@ mkdir -p /run/lock /run/resource-agents /run/crm
 chmod 1777 /run/lock /run/resource-agents
 chown hacluster:haclient /run/crm
 chmod 750 /run/crm
+mount -t overlay overlay -o lowerdir={common}/etc:/etc /etc
 mount --bind {files}/etc-corosync /etc/corosync
 mount --bind {files}/lib-corosync /var/lib/corosync
 mount --bind {files}/lib-pacemaker /var/lib/pacemaker
@@ -172,9 +175,13 @@ class Cluster:
         """Wait until a function says yes, longer than for a thing of our own. Raises AssertionError."""
         deadline = time.monotonic() + CLUSTER_SECONDS
         while not happened():
-            assert self._failure is None, f"the hypervisor failed: {self._failure}"
+            self.check()
             assert time.monotonic() < deadline, f"{fact}: not within {CLUSTER_SECONDS} s\n{self.overview()}"
             time.sleep(0.1)
+
+    def check(self) -> None:
+        """Raises AssertionError where nobody plays the hypervisor any more."""
+        assert self._failure is None, f"the hypervisor failed: {self._failure}"
 
     def overview(self) -> str:
         return self.any_node().run("crm_mon", "-1", "-r", "-f", "-n", check=False)
@@ -275,17 +282,19 @@ class Cluster:
         for provider, agent in agents.items():
             (files / "ocf" / provider).mkdir(parents=True)
             shutil.copy(agent, files / "ocf" / provider)
-        for name in ("hypervisor", "sbin", GUEST):
+        for name in ("hypervisor", "sbin", "etc", GUEST):
             (files / name).mkdir()
-        (files / "sbin" / "cmappmgr").symlink_to(CMAPPMGR)
-        make_keys(files / "keys")
+        for program in ("cmappmgr", "cmapppki", "cmdeployvpkg"):
+            (files / "sbin" / program).symlink_to(CMAPPMGR.with_name(program))
+        with contextlib.redirect_stdout(io.StringIO()):  # what to do with the keys is done here
+            make_keys(files / "keys")
         guest = files / GUEST
         (guest / "cmappserver.conf").write_text(
             "keyStore=../keys/server.private\ntrustStore=../keys/client.public\nstateDir=state\nlogDir=log\n"
         )
-        (files / "cmappmgr.conf").write_text(
-            f"keyStore=keys/client.private\n{GUEST}:\naddress={GUEST_ADDRESS}\ntrustStore=keys/server.public\n"
-        )
+        host = f"keyStore=keys/client.private\n{GUEST}:\naddress={GUEST_ADDRESS}\ntrustStore=keys/server.public\n"
+        (files / "cmappmgr.conf").write_text(host)
+        (files / "etc" / "cmappmgr.conf").write_text(host.replace("=keys/", f"={FILES}/keys/"))
         hosts = ["127.0.0.1 localhost", f"{GUEST_ADDRESS} {GUEST}", *(f"{address_of(name)} {name}" for name in NODES)]
         (files / "hosts").write_text("\n".join([*hosts, ""]))
         for name in NODES:

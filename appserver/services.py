@@ -39,7 +39,7 @@ from appserver.effects import (
 )
 from appserver.identity import Service
 from appserver.outcome import Lost, Outcome
-from appserver.retention import to_forget
+from appserver.retention import Ended
 
 MAX_ALIASES_OF_A_RUN = 100
 """Ids kept that led to one run: an application may run for years while managers come and go. An older one is of use
@@ -61,8 +61,7 @@ class Services:
         self._aliases: dict[str, str] = {}
         self._current: dict[Service, Run] = {}
         """For each service the run that stands in the way of another start: not ended, or ended and clearing."""
-        self._ended: dict[str, Run] = {}
-        """Ended runs, oldest first."""
+        self._ended = Ended()
 
     def find(self, run_id: str) -> Run | None:
         """Find the run that an id, or an alias, means."""
@@ -81,7 +80,7 @@ class Services:
         self._runs[run.run_id] = run
         self._aliases.update((alias, run.run_id) for alias in aliases)
         if run.phase is Phase.ENDED:
-            self._ended[run.run_id] = run
+            self._ended.add(run)
         if run.phase is not Phase.ENDED or run.clearing:
             self._current[run.service] = run
         return self._drop_old()
@@ -126,7 +125,7 @@ class Services:
         current = self._current.get(service)
         if current is not None:
             return current
-        newest = next((run for run in reversed(self._ended.values()) if run.service == service), None)
+        newest = next(self._ended.newest_first(service), None)
         return newest if newest is not None and not newest.collected else None
 
     def ask_attach(
@@ -188,9 +187,11 @@ class Services:
     def leave(self, watcher: Watcher) -> list[Effect]:
         """A manager is gone. What it watches goes on; a start that it only waited for is not made."""
         for run in self._runs.values():
-            run.watchers.pop(watcher, None)
-            run.stop_askers.pop(watcher, None)
-            run.waiting = [entry for entry in run.waiting if entry[0] != watcher]
+            if run.watchers:  # nobody watches most of those that have ended, of which there may be a thousand
+                run.watchers.pop(watcher, None)
+                run.stop_askers.pop(watcher, None)
+            if run.waiting:
+                run.waiting = [entry for entry in run.waiting if entry[0] != watcher]
         return self._drop_old()
 
     def evict(self, run_id: str, watcher: Watcher, text: str) -> list[Effect]:
@@ -249,7 +250,7 @@ class Services:
         run.phase = Phase.ENDED
         run.gone = gone
         run.clearing = stopping and not gone
-        self._ended[run_id] = run
+        self._ended.add(run)
         told: list[Effect] = [
             TellEnded(watcher, run_id, outcome, run.log_path, None if was_told else self._previous(run, watcher))
             for watcher in run.watchers
@@ -302,8 +303,8 @@ class Services:
         """
         if watcher != run.starter:
             return None
-        for other in reversed(self._ended.values()):
-            if other.service == run.service and other is not run and other.outcome is not None and not other.collected:
+        for other in self._ended.newest_first(run.service):
+            if other is not run and other.outcome is not None and not other.collected:
                 return other.run_id, other.outcome
         return None
 
@@ -330,13 +331,13 @@ class Services:
 
     def _drop_old(self) -> list[Effect]:
         effects: list[Effect] = []
-        for run in to_forget(self._ended.values()):
+        for run in self._ended.to_forget():
             effects += self._forget(run)
         return effects
 
     def _forget(self, run: Run) -> list[Effect]:
         del self._runs[run.run_id]
-        self._ended.pop(run.run_id, None)
+        self._ended.discard(run)
         for alias in [alias for alias, target in self._aliases.items() if target == run.run_id]:
             del self._aliases[alias]
         return [Forget(run.run_id)]

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, TextIO, final
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, final
 
 from appmgr.options import SHORT_HELP, ManagerOptions, UsageError, parse_options
 from appmgr.settings import NodeSettings, load_node_settings
@@ -124,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()  # until all is imported: none of it is garbage, and looking for some is a twentieth of the start
     hold_standard_descriptors()
     restart_in_utf8()
-    status = run(sys.argv[1:], leaving=True)
+    return _leave_process(run(sys.argv[1:], leaving=True))
+
+
+def _leave_process(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
@@ -146,14 +149,18 @@ def run(words: Sequence[str], *, leaving: bool = False) -> int:
     with EarlySignals(to_the_end=leaving) as early:
         try:
             try:
-                status = _run_reported(options, report, early, status_file)
+                status = _run_reported(options, report, early, status_file, leaving=leaving)
             finally:
                 early.collect()  # from here on nothing may interrupt the last line
         except HaltedError as halted:
             status = _halted(report, halted.number, status_file)
-        report.info(f"PROGRAM EXIT CODE {status}")
-        report.close()
+        _say_status(report, status)
     return status
+
+
+def _say_status(report: Report, status: int) -> None:
+    report.info(f"PROGRAM EXIT CODE {status}")
+    report.close()
 
 
 def _inform(wish: Literal["help", "version"]) -> int:
@@ -181,7 +188,9 @@ def _halted(report: Report, number: int, status_file: StatusFile) -> int:
     return 128 + number
 
 
-def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals, status_file: StatusFile) -> int:
+def _run_reported(
+    options: ManagerOptions, report: Report, early: EarlySignals, status_file: StatusFile, *, leaving: bool
+) -> int:
     try:
         status_file.begin()
     except OSError as error:
@@ -195,7 +204,7 @@ def _run_reported(options: ManagerOptions, report: Report, early: EarlySignals, 
             report.warning(warning)
         unlocking = start_unlock(settings.keys)
         try:
-            return _watch(options, settings, unlocking, report, early, status_file)
+            return _watch(options, settings, unlocking, report, early, status_file, leaving=leaving)
         finally:
             unlocking.abandon()
     except PkiError as error:
@@ -219,6 +228,8 @@ def _watch(
     report: Report,
     early: EarlySignals,
     status_file: StatusFile,
+    *,
+    leaving: bool,
 ) -> int:
     """Import what the run needs while the stores are being opened, then run the loop."""
     import time
@@ -229,6 +240,7 @@ def _watch(
     from appmgr.link import GREETING_SECONDS
     from appmgr.manager import Manager
     from appmgr.watch import watch
+    from appserver.idlelog import written_when_idle
     from pki.unlock import load_material
 
     # The timeout for the first contact counts from here; trio's clock has an origin of its own, hence the difference.
@@ -244,21 +256,27 @@ def _watch(
         silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
     )
 
+    def end(status: int) -> NoReturn:
+        _say_status(report, status)
+        _leave_process(status)
+
     async def drive() -> int:
         now = trio.current_time()
         run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
         manager = Manager(options, run_id, now - (time.perf_counter() - began))
-        return await watch(
-            manager,
-            dialer.dial,
-            partial(_hello, manager.poll_seconds),
-            report,
-            signals=early.numbers,
-            early=early,
-            greeting_seconds=min(GREETING_SECONDS, attempt_seconds),
-            reminders=dialer.reminders,
-            show=status_file.show,
-        )
+        with written_when_idle(report):
+            return await watch(
+                manager,
+                dialer.dial,
+                partial(_hello, manager.poll_seconds),
+                report,
+                signals=early.numbers,
+                early=early,
+                greeting_seconds=min(GREETING_SECONDS, attempt_seconds),
+                reminders=dialer.reminders,
+                show=status_file.show,
+                leave=end if leaving else lambda _: None,
+            )
 
     if not gc.isenabled():
         gc.freeze()

@@ -278,8 +278,13 @@ class Manager:
 
     def _ask(self) -> list[Action]:
         """Ask for the run over a new connection, and to stop it where that is still to be asked."""
-        self._run_seq = self._sequence()
         options = self._options
+        stop = self._halting and not self._stop_accepted
+        if stop and self._confirmed_run is None and options.action == "run":
+            # Asking for a run that was never confirmed might start it to be stopped, and a server that never heard of
+            # it would take a watch for one of a run that was lost: to a stop it answers that nothing was started.
+            return self._ask_to_stop()
+        self._run_seq = self._sequence()
         terms = (options.survivors, options.stop_timeout_seconds, options.tail_lines)
         if self._confirmed_run is None and options.action == "run" and not self._halting:
             return [Send(Run(self._run_seq, self._run_id, options.service, *terms))]
@@ -287,8 +292,6 @@ class Manager:
             watch = Send(Attach(self._run_seq, self._run_id, options.service, *terms))
         else:
             watch = Send(Watch(self._run_seq, self._confirmed_run or self._run_id, *terms))
-        # In a halt a run that was never confirmed is only watched: asking for it might start it to be stopped.
-        stop = self._halting and not self._stop_accepted
         return [watch, *(self._ask_to_stop() if stop else [])]
 
     def _ask_to_stop(self) -> list[Action]:

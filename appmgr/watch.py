@@ -40,6 +40,7 @@ async def watch(
     greeting_seconds: float,
     reminders: Callable[[], Sequence[str]],
     show: Callable[[Standing], None] = lambda _: None,
+    leave: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Drive `manager` until it finishes, and give the exit status.
 
@@ -53,6 +54,8 @@ async def watch(
         greeting_seconds: how long an attempt waits for the greeting.
         reminders: gives what is to be said now about keys that come near their end; asked every `CHECK_SECONDS`.
         show: shows how things stand, at each change; raises nothing.
+        leave: called with the exit status once all is said and the connection closed. A program ends its process there:
+            unwinding the loop would only keep the cluster waiting.
     """
     # No buffer: see `link`.
     to_loop, events = trio.open_memory_channel[LinkEvent | int](0)
@@ -79,7 +82,8 @@ async def watch(
                 services.start_soon(remind)
                 services.start_soon(link.run)
                 status = await _drive(manager, link, events, logger, show)
-                await _leave(link)
+                await _part(link)
+                leave(status)
             services.cancel_scope.cancel()
     return status
 
@@ -134,7 +138,7 @@ def _carry_out(actions: list[Action], link: Link, logger: Logger, show: Callable
     return None
 
 
-async def _leave(link: Link) -> None:
+async def _part(link: Link) -> None:
     link.leave()
     with trio.move_on_after(CLOSE_SECONDS):
         await link.idle.wait()

@@ -22,6 +22,7 @@ import trio
 
 from appserver.descriptors import raise_limit
 from appserver.environment import application_environment
+from appserver.idlelog import written_when_idle
 from appserver.listener import Listener, Trust
 from appserver.notify import notify
 from appserver.platforms import open_processes, wait_for_former
@@ -77,7 +78,7 @@ async def run_daemon(
     `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
     """
     handled = [signal.SIGTERM, signal.SIGINT] + ([_HUP] if _HUP is not None else [])
-    with locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
+    with written_when_idle(report), locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
         make_log_dir(settings.log_dir)
         records = Records(settings.state_dir)
         records.prepare()

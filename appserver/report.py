@@ -6,6 +6,9 @@ closed. Syslog may be a socket whose daemon hangs. Whatever they do must not del
 lines and the next one that passes says how many. Leaving waits `FLUSH_SECONDS` at most for what is queued. The
 threads are daemons, so that a write that never returns does not keep the program alive.
 
+A thread that wakes takes the interpreter from whoever woke it, in the middle of what that was about to say to the other
+side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `idlelog`).
+
 Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is
 the journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has
 the time, and hands on to syslog by itself.
@@ -31,6 +34,9 @@ PRIORITIES: Final[dict[Level, int]] = {"info": 6, "warning": 4, "error": 3}
 
 MAX_QUEUED_LINES = 1000
 """Per sink: a burst, such as thirty outcomes with their last lines, fits; a blocked log costs 2 MB at the very most."""
+
+MAX_HELD_LINES = 100
+"""Per sink: with so many the threads are woken although nobody has passed them on, long before lines are dropped."""
 
 MAX_LINE_CHARACTERS = 2000
 """A longer line is cut: journald and rsyslog cut theirs too, at sizes of their own choosing."""
@@ -70,6 +76,7 @@ class Report:
         self._in_journal = journal and _is_journal(stderr_fd)
         self._prefix = f"{host_name()} {program}[{os.getpid()}]: "
         self._stderr_fd = stderr_fd
+        self._held = False
         self._stderr = _Sink("log to standard error", self._write_to_stderr)
         self._syslog = None if not syslog or self._in_journal else _Sink("log to syslog", _SyslogWriter(program))
 
@@ -90,9 +97,24 @@ class Report:
         now = self._clock()
         for line in text.split("\n"):
             safe = printable(line)
-            self._stderr.put((now, level, safe))
-            if self._syslog is not None:
-                self._syslog.put((now, level, safe))
+            for sink in (self._stderr, self._syslog):
+                if sink is not None:
+                    sink.put((now, level, safe), held=self._held)
+
+    def hold(self) -> None:
+        """From now on keep lines until `pass_on`, `release` or `close`; `MAX_HELD_LINES` of them at most."""
+        self._held = True
+
+    def pass_on(self) -> None:
+        """Have what is kept written. Costs next to nothing where nothing is."""
+        for sink in (self._stderr, self._syslog):
+            if sink is not None:
+                sink.wake()
+
+    def release(self) -> None:
+        """Keep lines no longer."""
+        self._held = False
+        self.pass_on()
 
     def close(self, seconds: float = FLUSH_SECONDS) -> None:
         """Write what is queued, waiting at most `seconds` altogether; later lines are dropped."""
@@ -209,20 +231,31 @@ class _Sink:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def put(self, line: _Line) -> None:
+    def put(self, line: _Line, *, held: bool) -> None:
         with self._changed:
             if self._finished:
                 return
-            if len(self._lines) >= MAX_QUEUED_LINES or not self._start():
+            if len(self._lines) >= MAX_QUEUED_LINES or not (held or self._start()):
                 self._dropped += 1
                 return
             self._lines.append(line)
-            self._changed.notify()
+            if not held or len(self._lines) >= MAX_HELD_LINES:
+                self._wake()
+
+    def wake(self) -> None:
+        if self._lines:
+            with self._changed:
+                self._wake()
 
     def finish(self) -> None:
         with self._changed:
             self._finished = True
-            self._changed.notify()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._lines:
+            self._start()
+        self._changed.notify()
 
     def join(self, seconds: float) -> None:
         if self._thread is not None:

@@ -53,6 +53,11 @@ class Log:
                 await self._news.wait()
         return next(text for _, text in reversed(self.lines) if part in text)
 
+    def hold(self) -> None:
+        """Nothing is ever held back here."""
+
+    pass_on = release = hold
+
     def as_report(self) -> Report:
         return cast("Report", self)
 

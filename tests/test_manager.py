@@ -513,9 +513,21 @@ def test_halt_after_an_unanswered_run_was_cut_off_never_starts_anything() -> Non
     manager = in_contact(STOPPING_OPTIONS)
     manager.disconnected("broke", 0.5)
     manager.signalled(15, 1.0)
-    assert sent(manager.connected(2.0)) == [Watch(2, OWN, "leave", 30.0, 20), Stop(3, OWN, 30.0)]
-    actions = manager.received(Ended(2, OWN, Lost("no such run")), 2.1)
+    assert sent(manager.connected(2.0)) == [Stop(2, OWN, 30.0)]
+    actions = manager.received(Ended(2, OWN, Lost("it was stopped before it was started")), 2.1)
     assert finish(actions) == 1
+    assert "stopped before it was started" in logged(actions)
+
+
+def test_halt_after_an_unanswered_run_was_cut_off_waits_for_the_end_of_what_was_started() -> None:
+    manager = in_contact(STOPPING_OPTIONS)
+    manager.disconnected("broke", 0.5)
+    manager.signalled(15, 1.0)
+    manager.connected(2.0)
+    assert finish(manager.received(Stopping(2, OWN), 2.1)) is None
+    manager.disconnected("broke again", 3.0)
+    assert sent(manager.connected(4.0)) == [Watch(3, OWN, "leave", 30.0, 20)]
+    assert finish(manager.received(Ended(3, OWN, Signaled(15)), 4.1)) == 143
 
 
 def test_a_stop_that_is_refused_ends_it_with_the_failure_status() -> None:

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from appserver import report as report_module
-from appserver.report import MAX_LINE_CHARACTERS, MAX_QUEUED_LINES, Report, host_name, printable, timestamp
+from appserver.report import (
+    MAX_HELD_LINES,
+    MAX_LINE_CHARACTERS,
+    MAX_QUEUED_LINES,
+    Report,
+    host_name,
+    printable,
+    timestamp,
+)
 
 PATIENCE_SECONDS = 20.0
 
@@ -176,6 +184,34 @@ def test_lines_after_the_end_are_dropped(pipe: tuple[int, int]) -> None:
     report.info("too late")
     report.close(PATIENCE_SECONDS)
     assert read_all(*pipe) == []
+
+
+def test_lines_that_are_held_wait_for_being_passed_on_or_for_the_end(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    report = Report("x", stderr_fd=writer, syslog=False)
+    report.hold()
+    before = threading.active_count()
+    report.info("first")
+    assert threading.active_count() == before  # nobody is there who could have written it
+    report.pass_on()
+    assert os.read(reader, 1000).endswith(b"first\n")
+    report.info("second")
+    report.release()
+    assert os.read(reader, 1000).endswith(b"second\n")
+    report.hold()
+    report.info("third")
+    report.close(PATIENCE_SECONDS)
+    (line,) = read_all(*pipe)
+    assert line.endswith("third")
+
+
+def test_no_more_than_a_bound_of_lines_is_held(pipe: tuple[int, int]) -> None:
+    report = Report("x", stderr_fd=pipe[1], syslog=False)
+    report.hold()
+    for number in range(MAX_HELD_LINES):
+        report.info(str(number))
+    assert os.read(pipe[0], 100)
+    report.close(PATIENCE_SECONDS)
 
 
 def test_a_system_without_threads_to_spare_costs_lines_only(

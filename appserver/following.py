@@ -1,7 +1,9 @@
 """The server's end of a waiter: follow one run from its start, or from where a former server left it, to its end.
 
-The record is the event. A follower reads the state, tells it, and waits for the waiter's nudge to read it again. When
-the waiter is gone it reads once more, and then the lock and the state say what to do:
+The record is the event. A follower reads the state, tells it, and waits for the waiter's nudge. A waiter that says its
+state along with the nudge has written it first, so that is what a look at the record would find, and there is none; one
+that does not has the record read again. When the waiter is gone, and had not told that all is over, the follower reads
+once more, and then the lock and the state say what to do:
 
     the tree is gone                    the run is over
     nothing was executed                launch it (again)
@@ -106,7 +108,9 @@ class Follower:
         try:
             if self._look().gone:
                 return True
-            if not await self._listen() and not self._launching.is_watched(self._record.run_id):
+            if await self._listen():
+                return self._told is not None and self._told.gone
+            if not self._launching.is_watched(self._record.run_id):
                 # Look again: a waiter may have finished between the look and the lock. That the look found descriptors
                 # to be had also means that what is asked about the process now is answered.
                 state = self._look()
@@ -120,7 +124,10 @@ class Follower:
         return False
 
     def _look(self) -> State:
-        state = self._read()
+        return self._take(self._read())
+
+    def _take(self, state: State) -> State:
+        """Tell a state, where it is news."""
         if self._pidfd is None and state.phase == "running" and state.pid is not None and state.start_ticks is not None:
             self._pidfd = _open_pidfd(state.pid, state.start_ticks)
         if state != self._told:
@@ -141,7 +148,7 @@ class Follower:
         return state if heard is None or heard.is_recorded else heard.state
 
     async def _listen(self) -> bool:
-        """Hear the waiter out; False where there was none to be reached."""
+        """Hear the waiter out, or until it tells that the run is over; False where there was none to be reached."""
         try:
             connection = connect(self._record)
         except OSError:
@@ -159,11 +166,16 @@ class Follower:
                 if "pid" in event and pidfd is None:
                     with contextlib.suppress(OSError):
                         pidfd = os.pidfd_open(int(str(event["pid"])))
-                self._heard = read_told(event) or self._heard
+                told = read_told(event)
+                self._heard = told or self._heard
                 if event.get("event") == "stopping":
                     self._stop = None
                     self._stopping()
-                self._look()
+                # One of several that wait to be read may be older than what was read from the disk since: the newest
+                # comes last, and none of them takes back what was told.
+                state = self._look() if told is None else self._take(told.state)
+                if state.gone:
+                    return True
             if pidfd is not None:
                 with trio.move_on_after(WAITER_END_SECONDS):
                     await trio.lowlevel.wait_readable(pidfd)

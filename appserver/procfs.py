@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from appserver.fileio import OUT_OF_RESOURCES
+from appserver.fileio import OPEN_FLAGS, OUT_OF_RESOURCES
 
 UNKNOWN_BOOT = "unknown"
+
+_MAX_STAT_BYTES = 4096
+"""Of /proc/PID/stat: 52 numbers and a name of 16 bytes are a quarter of it at most."""
 
 
 class Stat(NamedTuple):
@@ -48,8 +51,12 @@ def process_stat(pid: int) -> Stat | None:
     out.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read().decode("ascii", "replace")
+        # Not by a file object: the kernel gives all of it at one go, and each poll of each manager asks.
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | OPEN_FLAGS)
+        try:
+            text = os.read(fd, _MAX_STAT_BYTES).decode("ascii", "replace")
+        finally:
+            os.close(fd)
     except OSError as error:
         if error.errno in OUT_OF_RESOURCES:
             raise  # that says nothing of the process, and must not be taken for its end

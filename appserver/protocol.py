@@ -143,6 +143,11 @@ class Connection:
         """Where the peer stands."""
         return self._states[self._peer]
 
+    @property
+    def has_unread(self) -> bool:
+        """Tell whether bytes of the peer wait for `next_event`, a whole message or not."""
+        return bool(self._buffer)
+
     def receive_data(self, data: bytes | bytearray) -> None:
         """Keep what the peer sent; empty means that it will send no more. Only buffers, never raises for what is in it.
 

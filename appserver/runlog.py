@@ -134,11 +134,13 @@ def tail(path: str, lines: int) -> list[str]:
     if lines <= 0:
         return []
     try:
-        with open(os.open(path, os.O_RDONLY | OPEN_FLAGS | _NEVER_WAIT), "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            start = max(0, size - MAX_TAIL_BYTES)
-            file.seek(start)
-            data = file.read(MAX_TAIL_BYTES)
+        # Not by a file object, which asks the system five more questions: this comes before an end is told.
+        fd = os.open(path, os.O_RDONLY | OPEN_FLAGS | _NEVER_WAIT)
+        try:
+            start = max(0, os.fstat(fd).st_size - MAX_TAIL_BYTES)
+            data = read_at(fd, MAX_TAIL_BYTES, start)
+        finally:
+            os.close(fd)
     except OSError:
         return []
     found = data.split(b"\n")

@@ -250,10 +250,12 @@ class Session:
     async def _read(self) -> None:
         try:
             while (event := await self._next_event()) is not CLOSED:
-                # Many messages may come at one go: even a sleep of zero lets the one before be answered, and gives the
-                # others their turn.
                 places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Attach | Stop) else 1
-                await trio.sleep(self._pace.delay_seconds(trio.current_time(), places))
+                delay_seconds = self._pace.delay_seconds(trio.current_time(), places)
+                if delay_seconds > 0 or self._connection.has_unread:
+                    # Many messages may come at one go: even a sleep of zero lets the one before be answered, and gives
+                    # the others their turn. After a single one, reading the next does.
+                    await trio.sleep(delay_seconds)
                 if isinstance(event, Unknown):
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))
                 elif not await self._heed(event):

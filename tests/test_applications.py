@@ -252,6 +252,15 @@ def test_nobody_is_said_to_live_on_after_a_stop(guest: Guest) -> None:
     assert "lives on" not in manager.log
 
 
+def test_what_an_application_starts_in_order_to_end_is_left_alone(guest: Guest) -> None:
+    # Long enough to be there when the tree is looked through again; ended by TERM it would be 143.
+    source = "trap 'sleep 1; exit $?' TERM; while :; do sleep 0.05; done"
+    manager = guest.manager("--on-halt", "stop", "-service", "/bin/sh", "-c", source)
+    manager.wait_started()
+    manager.signal(signal.SIGTERM)
+    assert manager.wait() == 0, manager.log
+
+
 def guest_processes(guest: Guest, manager: Manager) -> list[int]:
     waiter = guest.waiter_pid(manager.wait_started())
     return [stat.pid for stat in procfs.descendants(waiter)]

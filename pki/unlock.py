@@ -105,8 +105,10 @@ class _Thread:
         return self._material
 
     def _open(self) -> None:
-        from pki import pkcs12
-
+        try:
+            from pki import pkcs12
+        except ImportError:  # the child will break down over the same, and say so
+            return
         keys, (key_data, trust_data) = self._keys, self._stores
         try:
             certificate, key_pem = pkcs12.open_key_store(key_data, keys.key_store_password)
@@ -132,8 +134,14 @@ def start_unlock(keys: Keys) -> Unlocking:
 
 
 def load_material(keys: Keys) -> Material:
-    """Open both stores, blocking for at most twice `UNLOCK_TIMEOUT_SECONDS`. Raises `KeysError`."""
-    return start_unlock(keys).result()
+    """Open both stores, blocking for at most twice `UNLOCK_TIMEOUT_SECONDS`. Raises `KeysError`.
+
+    It may be called days after the start, when the program's files have been exchanged or removed under it.
+    """
+    try:
+        return start_unlock(keys).result()
+    except ImportError as error:
+        raise KeysError(f"the stores cannot be opened, parts of this program are gone: {error}") from error
 
 
 def _open_plain(keys: Keys, key_data: bytes, trust_data: bytes) -> Material | None:

@@ -213,6 +213,18 @@ def test_a_thread_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: p
     go_on.set()
 
 
+@pytest.mark.parametrize("store", ["pkcs12", "pem"])
+def test_a_program_whose_files_are_gone_cannot_open_stores_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    for name in ("pkcs12", "opener"):
+        monkeypatch.delattr(f"pki.{name}", raising=False)
+        monkeypatch.setitem(sys.modules, f"pki.{name}", None)
+    wanted = keys(tmp_path) if store == "pkcs12" else keys(tmp_path, trust_store=put(tmp_path / "p", pem(GUEST)))
+    with pytest.raises(KeysError, match="parts of this program are gone: .*pki"):
+        unlock.load_material(wanted)
+
+
 def test_where_there_are_no_more_threads_the_child_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -67,7 +67,7 @@ def encode(message: Message) -> bytes:
     if isinstance(message, Run | Attach):
         plain["instance"] = message.service.instance
     _read(message.type_name, plain)
-    line = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
+    line = _ENCODER.encode(plain).encode("utf-8") + b"\n"
     if len(line) > MAX_MESSAGE_BYTES:
         raise MessageError(f"a {message.type_name} of {len(line)} bytes: a message holds at most {MAX_MESSAGE_BYTES}")
     return line
@@ -87,7 +87,7 @@ def decode(line: bytes) -> Message | Unknown:
 
 def _decode(line: bytes) -> Message | Unknown:
     try:
-        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value: object = _DECODER.decode(line.decode("utf-8"))
     except ValueError as error:
         raise MessageError(f"a message that is not JSON in UTF-8: {str(error)[:200].lower()}") from error
     if not isinstance(value, dict):
@@ -102,6 +102,11 @@ def _decode(line: bytes) -> Message | Unknown:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Made once: the functions of `json` would make one of each for every message."""
 
 
 def _sequence_number(value: dict[str, object]) -> int | None:

@@ -29,6 +29,7 @@ from appserver.supervisor import Supervisor
 from pki.contexts import Material, PeerRefused, judge_peer
 from pki.der import fingerprint
 from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
+from pki.refusals import look_away
 
 ACCEPTS_PER_SECOND = 500.0
 ACCEPTS_AT_ONCE = 64
@@ -189,6 +190,7 @@ class Listener:
             self._refusals.log(address, "certificate", str(error))
             await session.refuse("certificate", str(error))
             return None
+        look_away(tls._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
         return _Guest(session, der, certificate, pinned=peer.alias is not None)
 
     async def _serve_guest(self, guest: _Guest) -> None:

@@ -7,6 +7,7 @@ bounded queue, so a manager that does not read costs its own session and delays 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import final
@@ -231,25 +232,33 @@ class Session:
             pass  # it has been let go: what there is to tell, it will hear when it comes back
 
     async def _write(self) -> None:
-        async for message in self._queued:
-            try:
-                data = self._connection.send(message)
-            except MessageError as error:
-                self._report.error(f"cannot tell {self} of {message.type_name!r}: {error}")
-                continue
-            with trio.move_on_after(SEND_SECONDS) as patience:
+        # One scope for all messages, whose deadline is moved: to make one for each was a tenth of a poll's price.
+        with trio.CancelScope() as patience:
+            async for message in self._queued:
+                try:
+                    data = self._connection.send(message)
+                except MessageError as error:
+                    self._report.error(f"cannot tell {self} of {message.type_name!r}: {error}")
+                    continue
+                patience.deadline = trio.current_time() + SEND_SECONDS
                 try:
                     await self._stream.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     break
-            if patience.cancelled_caught:
-                self._report.warning(f"{self} does not read, its session is closed; its application goes on")
-                break
+                patience.deadline = math.inf
+        if patience.cancelled_caught:
+            self._report.warning(f"{self} does not read, its session is closed; its application goes on")
         self._scope.cancel()
 
     async def _read(self) -> None:
+        with trio.CancelScope() as silence:
+            await self._converse(silence)
+        if silence.cancelled_caught:
+            self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
+
+    async def _converse(self, silence: trio.CancelScope) -> None:
         try:
-            while (event := await self._next_event()) is not CLOSED:
+            while (event := await self._next_event(silence)) is not CLOSED:
                 places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Attach | Stop) else 1
                 delay_seconds = self._pace.delay_seconds(trio.current_time(), places)
                 if delay_seconds > 0 or self._connection.has_unread:
@@ -263,8 +272,6 @@ class Session:
             if not self._introduced:
                 # Most probably it does not take our certificate for that of the node, and its own log says so.
                 self._report.warning(f"{self.audit_name} closed before it said a word: its own log may say why")
-        except trio.TooSlowError:
-            self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
         except trio.BrokenResourceError:
             fate = "its application goes on" if self._run_id else "it had asked for nothing yet"
             self._report.info(f"lost contact with {self}; {fate}")
@@ -272,11 +279,15 @@ class Session:
             self._report.warning(f"closed the session of {self}: {error}")
             self._say(Error(None, str(error)))
 
-    async def _next_event(self) -> Event:
-        with trio.fail_after(self._silence_seconds):
-            while (event := self._connection.next_event()) is NEED_DATA:
+    async def _next_event(self, silence: trio.CancelScope) -> Event:
+        """Wait for what comes next, until `silence` is cancelled by its deadline, which counts only here."""
+        if (event := self._connection.next_event()) is NEED_DATA:
+            silence.deadline = trio.current_time() + self._silence_seconds
+            while event is NEED_DATA:
                 self._connection.receive_data(await self._stream.receive_some(MAX_RECEIVE_BYTES))
-            return event
+                event = self._connection.next_event()
+            silence.deadline = math.inf
+        return event
 
     async def _heed(self, message: Event) -> bool:
         """Do what one message asks; False where the conversation is over."""

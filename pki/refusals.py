@@ -10,6 +10,7 @@ to ask. So the handshake messages are looked at as they arrive, through the hook
 
 from __future__ import annotations
 
+import functools
 import ssl
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -71,6 +72,24 @@ def remember_certificates(context: ssl.SSLContext) -> None:
     """Look at the handshakes over `context` from now on, so that `presented` can tell what its peers showed."""
     if hasattr(context, "_msg_callback"):
         context._msg_callback = _on_message  # noqa: SLF001  (see the top of this module)
+
+
+def look_away(connection: ssl.SSLObject) -> None:
+    """Look at the records of this connection no more: its peer is judged, and each record would cost a call.
+
+    Nothing may be asked of the connection's context after that, but all of the connection itself.
+    """
+    _shown.pop(connection, None)
+    if hasattr(ssl.SSLContext, "_msg_callback"):
+        # A connection looks if its context does; there is no other way to have it stop.
+        connection.context = _blind_context()
+
+
+@functools.cache
+def _blind_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED  # or `getpeercert` would say that there is none
+    return context
 
 
 def presented(connection: object) -> bytes | None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pki import contexts
+from pki import contexts, refusals
 from pki.certificates import Issued, Purpose, issue, parse_dname
 from pki.contexts import X509_V_FLAG_NO_CHECK_TIME, Peer, client_context, heed_dates, judge_peer, server_context
 from pki.errors import KeysError, PeerRefused
@@ -131,6 +131,28 @@ def test_two_ends_that_pin_each_other_meet_over_tls_13_without_tickets() -> None
     assert (peer.subject, peer.alias, peer.warning) == ("CN=host1", "pin0", None)
     assert peer.fingerprint == HOST.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
     assert not ends[1].tls.session.has_ticket  # type: ignore[union-attr]  # there is a session after a handshake
+
+
+def test_a_connection_that_is_not_looked_at_any_more_goes_on_and_costs_no_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[object] = []
+    monkeypatch.setattr(refusals, "_on_message", lambda *seen: looks.append(seen))
+    server, client = accepted(server_context(material(GUEST, HOST)), client_context(material(HOST, GUEST)))
+    assert looks
+    refusals.look_away(server.tls)
+    client.tls.write(b"before and")
+    client.tls.write(b" after")
+    looks.clear()
+    server.incoming.write(client.outgoing.read())
+    assert server.tls.read(100) + server.tls.read(100) == b"before and after"
+    server.tls.write(b"an answer")
+    assert not looks
+    client.incoming.write(server.outgoing.read())
+    assert client.tls.read(100) == b"an answer"
+    assert server.tls.getpeercert(binary_form=True) == der(HOST)
+    assert server.tls.getpeercert()
+    assert refusals.presented(server.tls) is None
 
 
 def test_the_name_of_a_pinned_guest_does_not_matter() -> None:

@@ -234,6 +234,9 @@ def _watch(
     """Import what the run needs while the stores are being opened, then run the loop."""
     import time
 
+    from pki.later import import_trio
+
+    import_trio()
     import trio
 
     from appmgr.dial import HANDSHAKE_SECONDS, Dialer

@@ -106,6 +106,9 @@ def _end_quietly() -> None:
 
 
 def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Report) -> int:
+    from pki.later import import_trio
+
+    import_trio()
     import trio
 
     from appserver.daemon import load_trust, run_daemon

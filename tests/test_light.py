@@ -90,8 +90,8 @@ MAX_SYSTEM_CALLS = 6000
 """Of one run of a manager from start to end, waiting for a lock left out: 4,100 were seen, half of them look-ups of
 modules, the number of which depends on how long the interpreter's path is."""
 
-MAX_PROGRAMS = 2
-"""A manager itself, and `ldconfig`, which trio asks at its import where the C library lies."""
+MAX_PROGRAMS = 1
+"""A manager itself, and nobody else: trio would ask `ldconfig` at its import where the C library lies."""
 
 MAX_MANAGER_DESCRIPTORS = 12
 """Nine were seen: three standard ones, a connection, what the loop wakes itself by, and syslog."""

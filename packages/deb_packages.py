@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from contents import COMMON, GUEST, HOST
-from release import DEB_MACHINES, HOMEPAGE, MAINTAINER, ROOT, Release
+from release import DEB_MACHINES, ROOT, Release, maintainer
 
 TEMPLATES = ROOT / "packages/deb"
 
@@ -46,7 +46,6 @@ Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {kibibytes}
 Depends: {depends}
-Homepage: {homepage}
 Description: {summary}
 {description}
 """
@@ -62,7 +61,7 @@ cmapp ({version}) unstable; urgency=medium
 _COPYRIGHT = """\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: cmapp
-Source: {homepage}
+Source: the source tree of cmapp, from which `make packages` made this
 
 Files: *
 Copyright: {year} the cmapp maintainers
@@ -88,8 +87,7 @@ def make_deb(release: Release, name: str, tree: Path, output: Path, *, quick: bo
         "name": name,
         "version": deb_version(release),
         "architecture": DEB_MACHINES[release.machine] if name == COMMON else "all",
-        "maintainer": MAINTAINER,
-        "homepage": HOMEPAGE,
+        "maintainer": maintainer(),
         "date": release.date("%a, %d %b %Y %H:%M:%S +0000"),
         "year": release.date("%Y"),
         "summary": SUMMARIES[name],

@@ -7,19 +7,26 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 ROOT = Path(__file__).resolve().parent.parent
-MAINTAINER = "cmapp maintainers <cmapp@packages.invalid>"
-HOMEPAGE = "https://packages.invalid/cmapp"
+MAINTAINER = "cmapp maintainers <maintainers@cmapp.invalid>"
+"""Of packages whose builder does not say who they are: by its ending an address that nobody has (RFC 2606)."""
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 13)
 """Those that `pins.txt` has wheels for."""
 
 DEB_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def maintainer(environment: Mapping[str, str] = os.environ) -> str:
+    """Name who answers for the packages: whoever builds them, where they say so as they do to Debian's own tools."""
+    name, address = environment.get("DEBFULLNAME", ""), environment.get("DEBEMAIL", "")
+    return f"{name} <{address}>" if name and address else MAINTAINER
 
 
 class BuildError(Exception):

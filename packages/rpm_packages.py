@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contents import COMMON, GUEST, HOST
 from deb_packages import DESCRIPTIONS, SUMMARIES
-from release import HOMEPAGE, MAINTAINER, ROOT, Release
+from release import ROOT, Release, maintainer
 
 TEMPLATE = ROOT / "packages/rpm/cmapp.spec"
 
@@ -22,10 +22,9 @@ def make_rpms(release: Release, trees: dict[str, Path], work: Path, output: Path
     fields = {
         "version": release.version,
         "python": release.python,
-        "homepage": HOMEPAGE,
         "date": release.date("%a %b %d %Y"),
         "payload": "w1.gzdio" if quick else "w6.xzdio",
-        "maintainer": MAINTAINER,
+        "maintainer": maintainer(),
     }
     for name, short in ((COMMON, "common"), (HOST, "host"), (GUEST, "guest")):
         fields |= {

@@ -18,7 +18,7 @@ import pytest
 from container.machine import Machine, open_machine, wait_until
 from container.rootfs import CommandFailed, NoContainer, build_root, open_copy, run_in
 from contents import PROGRAMS
-from release import ROOT, BuildError, this_release
+from release import MAINTAINER, ROOT, BuildError, maintainer, this_release
 
 from pki.pem import encode_certificate
 from pki.pkcs12 import open_trust_store
@@ -318,6 +318,12 @@ def test_rpms_install_upgrade_verify_and_go(built: Built, root: Path) -> None:
     left = {name for name in files_below(root) - before if not (root / name).is_dir() and "/.rpmdb/" not in name}
     assert left - {name for name in left if name.startswith("var/lib/rpm")} == {"opt/hp/cmappserver/cmappserver.conf"}
     assert not (root / "opt/cmapp").exists()
+
+
+def test_the_packages_name_who_built_them_where_it_is_said() -> None:
+    said = {"DEBFULLNAME": "Operations", "DEBEMAIL": "ops@example.org"}
+    assert maintainer(said) == "Operations <ops@example.org>"
+    assert maintainer({}) == maintainer({"DEBEMAIL": "ops@example.org"}) == MAINTAINER
 
 
 def test_each_package_asks_for_the_python_that_it_was_built_for(built: Built) -> None:

@@ -50,6 +50,7 @@ from appserver.protocol import (
     ProtocolError,
     choose_version,
 )
+from appserver.version import software
 
 RUN = "0123456789abcdef" * 2
 OTHER = "f" * 32
@@ -480,3 +481,5 @@ def test_the_transcript_in_the_documentation_is_a_legal_conversation() -> None:
     assert len(heard) == 14
     assert heard[7] == Unknown("dance", 3)
     assert heard[-1] == Bye()
+    programs = re.findall(r'"software":"([^"]+)"', page)
+    assert programs == [software("cmappserver"), software("cmappmgr")], "name this release in the transcript"

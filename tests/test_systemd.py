@@ -277,6 +277,28 @@ def test_application_killed_for_memory_takes_nobody_along(machine: Machine) -> N
     say(f"the kernel killed application {pid} for memory: status 137, server and the other application untouched")
 
 
+def test_only_the_server_and_its_helpers_have_the_score_that_the_unit_gives(machine: Machine) -> None:
+    assert machine.unit("cmappserver", "OOMScoreAdjust")["OOMScoreAdjust"] == "-900"
+    # To lower a score is a privilege that a container may lack; raised it shows the same.
+    drop_in = machine.path("/etc/systemd/system/cmappserver.service.d/score.conf")
+    drop_in.write_text("[Service]\nOOMScoreAdjust=300\n", encoding="utf-8")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "cmappserver")
+    manager = Manager(machine, "/apps/until_told /root/end")
+    pid = manager.application_pid()
+    waiter = machine.run("ps", "--no-headers", "-o", "ppid", str(pid)).strip()
+    launcher = machine.run("pgrep", "--parent", str(main_pid(machine))).split()[0]
+    scores = [machine.run("cat", f"/proc/{one}/oom_score_adj") for one in (main_pid(machine), launcher, waiter, pid)]
+    machine.run("touch", "/root/end")
+    assert manager.status() == 7
+    machine.run("rm", "/root/end")
+    drop_in.unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "cmappserver")
+    assert scores == ["300", "300", "300", "0"]
+    say(f"with OOMScoreAdjust=300 server, launcher, waiter and application {pid} have the scores {' '.join(scores)}")
+
+
 def _outer_pid(machine: Machine, pid: int) -> int:
     """The pid that a process of the container has here."""
     inside = Path(f"/proc/{machine.leader}/ns/pid").readlink()

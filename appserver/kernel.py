@@ -21,7 +21,6 @@ import fcntl
 from appserver.outcome import Exited, Outcome, Signaled
 from appserver.procfs import process_stat
 
-_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 # struct pidfd_info of <linux/pidfd.h>, first published size (64 bytes): mask, cgroupid, eleven ids, exit_code.
@@ -37,24 +36,27 @@ to be dead (state X) some microseconds before the kernel has written down how it
 
 _CAP_SYS_PTRACE = 1 << 19
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = ctypes.CDLL(None).prctl
+_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+"""Made ready once, and without `errno`: each waiter calls it, and what it touches it has for itself from then on."""
 
 
 def become_subreaper() -> None:
     """Let descendants whose parent ends become children of this process instead of pid 1. Raises OSError."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(errno.EINVAL, "this kernel has no subreapers")
 
 
-def set_process_name(name: str) -> None:
-    """Show `name` (15 bytes at most) in ps and top; a kernel that refuses changes nothing."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _libc.prctl(_PR_SET_NAME, buffer, 0, 0, 0)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+def set_process_name(name: bytes) -> None:
+    """Show `name` (15 bytes at most) in ps and top; a system that does not let us changes nothing."""
+    try:
+        fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, name)
+    finally:
+        os.close(fd)
 
 
 def outcome_of_stranger(pidfd: int, pid: int, start_ticks: int) -> Outcome | None:

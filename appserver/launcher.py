@@ -8,6 +8,9 @@ working directory, standard library only) which gets its orders on descriptor 0,
 
 and answers {"run": RUN, "waiter": PID} or {"run": RUN, "error": TEXT}.
 
+What it looks at for an order costs each waiter the page it lies in: the launcher's next look leaves the former page to
+that waiter alone. So it does as little as a waiter does.
+
 It ends when the server does. What keeps starts from happening twice: the launcher takes the run's lock *before* it
 forks, and the waiter inherits it. As long as the lock is held somebody is responsible for the run; where it is free,
 and no process is on record, none was executed (see `spawn`). A second launcher could still take an order that the first
@@ -20,6 +23,7 @@ kernel tells strangers how it ended (see `kernel.outcome_of_stranger`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -34,12 +38,18 @@ import fcntl
 
 from appserver.kernel import become_subreaper, set_process_name
 from appserver.procfs import process_stat
-from appserver.records import LAUNCHER_LOCK, Records, RunRecord
-from appserver.waiter import run_substitute, run_waiter
+from appserver.recordformat import DamagedRecordError, RecordError
+from appserver.records import LAUNCHER_LOCK, RunRecord
+from appserver.rehearsal import rehearse
+from appserver.waiter import run_substitute, run_waiter, wake_on_children
 
 MAX_ORDER_BYTES = 4096
 EXIT_LOCKED = 3
 """Exit code where another launcher holds the lock."""
+
+_LOCK_FLAGS = os.O_RDWR | os.O_CLOEXEC
+_EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+_UNIX, _SEQPACKET = int(socket.AF_UNIX), int(socket.SOCK_SEQPACKET)
 
 _LOCK_TEXT_BYTES = 63
 """Room for two numbers of 64 bits."""
@@ -49,8 +59,7 @@ def main() -> NoReturn:
     """Take orders until the server is gone. Called with the state directory as working directory."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    set_process_name("cmapp-launcher")
+    set_process_name(b"cmapp-launcher")
     lock_fd = _take_lock(LAUNCHER_LOCK, os.O_CREAT)
     if lock_fd is None:
         os._exit(EXIT_LOCKED)
@@ -59,6 +68,8 @@ def main() -> NoReturn:
     # counts; the pid only helps a later server to end a launcher that does not leave by itself.
     with contextlib.suppress(OSError):
         os.pwrite(lock_fd, f"{os.getpid()} {stat.start_ticks if stat else 0}".ljust(_LOCK_TEXT_BYTES).encode(), 0)
+    rehearse()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         become_subreaper()
     orders = socket.socket(fileno=0)
@@ -68,27 +79,29 @@ def main() -> NoReturn:
     gc.freeze()  # so that no collection in a waiter touches, and thereby copies, the memory that all share
     orders.send(b'{"ready": true}')
     while order := orders.recv(MAX_ORDER_BYTES):
-        reply = _obey(json.loads(order), environment, (orders.fileno(), lock_fd))
-        with contextlib.suppress(OSError):
-            orders.send(json.dumps(reply).encode())
+        reply = _obey(order, environment, (orders.fileno(), lock_fd))
+        try:  # noqa: SIM105  (`suppress` is a class and three functions more for each waiter)
+            orders.send(reply)
+        except OSError:
+            pass
     os._exit(0)
 
 
-def _obey(order: dict[str, str], environment: dict[bytes, bytes], not_for_waiter: tuple[int, ...]) -> dict[str, object]:
-    (verb, run_id), *_ = order.items()
-    record = Records(".").get(run_id)
+def _obey(order: bytes, environment: dict[bytes, bytes], not_for_waiter: tuple[int, ...]) -> bytes:
+    verb, run_id = order[2:-2].decode().split('": "')  # neither has anything that JSON would have to escape
+    record = RunRecord(f"runs/{run_id}")
     lock_fd = listener = None
     try:
         lock_fd = _take_lock(record.file("lock"))
         if lock_fd is None:
-            return {"run": run_id, "error": "a waiter lives already"}
+            return _refusal(run_id, "a waiter lives already")
         listener = _listen(record.file("control"))
         pid = os.fork()
         if pid == 0:
             _become_waiter(verb, record, listener, environment, not_for_waiter)
-        return {"run": run_id, "waiter": pid}
+        return b'{"run": "%s", "waiter": %d}' % (run_id.encode(), pid)
     except OSError as error:
-        return {"run": run_id, "error": f"cannot make a waiter: {error.strerror or error} (errno:{error.errno})"}
+        return _refusal(run_id, f"cannot make a waiter: {error.strerror or error} (errno:{error.errno})")
     finally:
         if lock_fd is not None:
             os.close(lock_fd)
@@ -96,10 +109,14 @@ def _obey(order: dict[str, str], environment: dict[bytes, bytes], not_for_waiter
             listener.close()
 
 
+def _refusal(run_id: str, text: str) -> bytes:
+    return json.dumps({"run": run_id, "error": text}).encode()
+
+
 def _become_waiter(
     verb: str,
     record: RunRecord,
-    listener: socket.socket,
+    listener: socket.SocketType,
     environment: dict[bytes, bytes],
     not_for_waiter: tuple[int, ...],
 ) -> NoReturn:
@@ -107,12 +124,14 @@ def _become_waiter(
         for fd in not_for_waiter:
             os.close(fd)
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        set_process_name("cmapp-waiter")
+        set_process_name(b"cmapp-waiter")
         if verb == "adopt":
-            run_substitute(record, listener)
+            run_substitute(record, listener, wake_on_children())
         become_subreaper()
         run_waiter(record, listener, environment)
+    except (OSError, RecordError, DamagedRecordError) as error:
+        sys.stderr.write(f"cannot be the waiter of run {record.run_id}: {error}\n")
+        sys.stderr.flush()
     except BaseException:  # noqa: ASYNC103, BLE001  (it must not go up into the launcher's own loop)
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
@@ -122,9 +141,9 @@ def _become_waiter(
 
 def _take_lock(path: str, flags: int = 0) -> int | None:
     # A run's lock is never made here: where it is missing, a waiter may live that holds one without a name.
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    fd = os.open(path, _LOCK_FLAGS | flags, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, _EXCLUSIVE)
     except BlockingIOError:
         os.close(fd)
         return None
@@ -134,12 +153,17 @@ def _take_lock(path: str, flags: int = 0) -> int | None:
     return fd
 
 
-def _listen(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def _listen(path: str) -> socket.SocketType:
+    # The bare class below `socket.socket`, which makes enumerations of its words.
+    listener = socket.SocketType(_UNIX, _SEQPACKET)
     try:
-        listener.bind(path)  # relative to the state directory: a socket's path may have 107 bytes only
+        try:
+            listener.bind(path)  # relative to the state directory: a socket's path may have 107 bytes only
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            os.unlink(path)  # a former waiter's
+            listener.bind(path)
         listener.listen()
     except BaseException:
         listener.close()

@@ -28,6 +28,9 @@ MAX_REASON_BYTES = 1500
 MAX_REQUEST_BYTES = 1024 * 1024
 """A service string fits into a message of 64 KiB; escaped twice it still stays far below this."""
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""Made once: `json.dumps` makes an encoder for each call that wants another form than its own."""
+
 Phase = Literal["starting", "running", "ended", "failed"]
 Survivors = Literal["leave", "stop"]
 
@@ -125,16 +128,25 @@ class State:
 
 def seal(value: dict[str, object]) -> bytes:
     """Make one line of JSON with its checksum."""
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _sealed(_encode(value).encode("utf-8", "surrogatepass"))
+
+
+def _sealed(body: bytes) -> bytes:
     return b"%08x %s\n" % (binascii.crc32(body), body)
 
 
-def unseal(data: bytes) -> dict[str, object]:
-    """Read what `seal` made, up to the first newline. Raises DamagedRecordError."""
+def sealed_text(data: bytes) -> bytes:
+    """Give the JSON of what `seal` made, up to the first newline. Raises DamagedRecordError where it is torn."""
     line, newline, _ = data.partition(b"\n")
     checksum, _, body = line.partition(b" ")
     if not newline or checksum != b"%08x" % binascii.crc32(body):
         raise DamagedRecordError("the record is torn: its checksum does not match")
+    return body
+
+
+def unseal(data: bytes) -> dict[str, object]:
+    """Read what `seal` made, up to the first newline. Raises DamagedRecordError."""
+    body = sealed_text(data)
     try:
         value = json.loads(body)
     except ValueError as error:
@@ -161,9 +173,17 @@ def _cut_outcome(outcome: Outcome) -> Outcome:
     return Lost(_cut(outcome.reason, MAX_REASON_BYTES), outcome.account) if isinstance(outcome, Lost) else outcome
 
 
-def slot(sequence: int, state: State) -> bytes:
-    """Make one slot, of exactly `SLOT_BYTES`. Raises RecordError where the state does not fit."""
-    sealed = seal({"format": FORMAT, "sequence": sequence} | state_to_json(state))
+def state_text(state: State) -> bytes:
+    """Write a state as JSON, as it stands in a slot and as a waiter tells it."""
+    return _encode(state_to_json(state)).encode("utf-8", "surrogatepass")
+
+
+def slot(sequence: int, state: State, text: bytes | None = None) -> bytes:
+    """Make one slot, of exactly `SLOT_BYTES`. Raises RecordError where the state does not fit.
+
+    `text` is what `state_text` makes of the state, for whoever has it already.
+    """
+    sealed = _sealed(b'{"format":%d,"sequence":%d,%s' % (FORMAT, sequence, (text or state_text(state))[1:]))
     if len(sealed) > SLOT_BYTES:
         raise RecordError(f"a state of {len(sealed)} bytes does not fit into a slot of {SLOT_BYTES}")
     return sealed.ljust(SLOT_BYTES, b"\0")

@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,6 +44,7 @@ from appserver.recordformat import (
     request_from_json,
     request_to_json,
     seal,
+    sealed_text,
     slot,
     unseal,
 )
@@ -69,19 +69,27 @@ _READ_FLAGS = os.O_RDONLY | OPEN_FLAGS | getattr(os, "O_NONBLOCK", 0)
 class RunRecord:
     """The directory of one run. Cheap to make: it holds a path, nothing is open."""
 
-    __slots__ = ("path", "run_id")
+    __slots__ = ("path",)
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.run_id = os.path.basename(path)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is the directory's name."""
+        return os.path.basename(self.path)
 
     def file(self, name: str) -> str:
         """Give the path of one of the files of this run."""
-        return os.path.join(self.path, name)
+        return f"{self.path}/{name}"  # joined at no cost: the launcher does this beside what its waiters share
 
     def read_request(self) -> Request:
         """Read what is to be run. Raises DamagedRecordError, UnreadableRecordError, ForeignRecordError."""
         return request_from_json(unseal(_read(self.file("request"), MAX_REQUEST_BYTES)))
+
+    def read_request_text(self) -> bytes:
+        """Read what is to be run as the JSON that it is. Raises DamagedRecordError, UnreadableRecordError."""
+        return sealed_text(_read(self.file("request"), MAX_REQUEST_BYTES))
 
     def read_state(self) -> State:
         """Read the newest state that is whole. Raises DamagedRecordError where neither slot is,
@@ -126,18 +134,31 @@ class StateFile:
         try:
             with _record_errors(record.path):
                 data = read_at(self._fd, 2 * SLOT_BYTES, 0)
-            self._sequence, self.state = newest(data)
+            self.sequence, self.state = newest(data)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def write(self, state: State) -> None:
-        """Write `state` over the older slot. Raises RecordError; the state before it is then still whole."""
-        sequence = self._sequence + 1
-        with _record_errors("the state of a run"):
-            if write_at(self._fd, slot(sequence, state), (sequence % 2) * SLOT_BYTES) != SLOT_BYTES:
-                raise OSError("the slot was written in part only")
-        self._sequence = sequence
+    @classmethod
+    def take_over(cls, fd: int, sequence: int, state: State) -> StateFile:
+        """Go on where another writer has ended, who tells what it wrote last; the file is open."""
+        file = cls.__new__(cls)
+        file._fd, file.sequence, file.state = fd, sequence, state  # noqa: SLF001  (it is one of us)
+        return file
+
+    def write(self, state: State, text: bytes | None = None) -> None:
+        """Write `state` over the older slot. Raises RecordError; the state before it is then still whole.
+
+        `text` is what `state_text` makes of the state, for whoever has it already.
+        """
+        sequence = self.sequence + 1
+        try:
+            written = write_at(self._fd, slot(sequence, state, text), (sequence % 2) * SLOT_BYTES)
+        except OSError as error:
+            raise RecordError(f"the state of a run: {error.strerror or error}") from error
+        if written != SLOT_BYTES:
+            raise RecordError("the state of a run: the slot was written in part only")
+        self.sequence = sequence
         self.state = state
 
     def close(self) -> None:
@@ -264,6 +285,8 @@ class Records:
 
 
 def _clear_away(path: str) -> None:
+    import shutil  # half a megabyte, for the server only: nobody clears away in a launcher
+
     with contextlib.suppress(OSError):  # a few errors are not ignored by ignore_errors
         shutil.rmtree(path, ignore_errors=True)
 

@@ -102,11 +102,21 @@ def open_log(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
+def fits(path: str, max_bytes: int) -> bool:
+    """Tell whether the log at `path` is within its bound, or not to be looked at."""
+    try:
+        return os.stat(path).st_size <= max_bytes
+    except OSError:
+        return True
+
+
 def trim(path: str, max_bytes: int) -> bool:
     """Cut the log at `path` down to its newest half if it is larger than `max_bytes`; tell whether it was.
 
     Raises OSError. A crash in the middle leaves a log with its lines out of order, never a larger one.
     """
+    if os.stat(path).st_size <= max_bytes:
+        return False
     fd = os.open(path, os.O_RDWR | OPEN_FLAGS | _NEVER_WAIT)
     try:
         size = os.fstat(fd).st_size

@@ -1,8 +1,16 @@
-"""Start the application: fork, wait until its pid is on record, execute.
+"""Start the application: fork a child that gets everything ready by itself, and executes.
 
-The child waits between fork and exec until its parent has recorded its pid. So an application never runs unrecorded: a
-waiter killed before the record leaves a child that ends without having executed anything, and the start may be tried
-again; one killed after it leaves a pid that can be found. Standard library only; runs in the waiter.
+What a waiter touches after its fork it has for itself from then on, and it lives as long as its application. So it does
+nothing for the start that its child can do: the child reads what is to be run, opens the log, puts its *own* pid on
+record (`preparing`), and becomes the application, upon which all that memory is gone.
+
+An application never runs unrecorded, whoever is killed: a child killed before the record has executed nothing, and the
+start may be tried again; from the record on there is a pid that can be found. Until it executes the child holds the
+run's lock as its waiter does, so nobody else takes over between the two.
+
+The child speaks to its parent through one pipe, which exec closes: first the length of what the parent is to know, and
+that, then, if something goes wrong, at which step, with the number of the error. Standard library only; runs in the
+waiter.
 """
 
 from __future__ import annotations
@@ -14,16 +22,17 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import NamedTuple, NoReturn
 
 assert sys.platform != "win32"
 
-from appserver.attributes import LIMITS, PLAIN, Account, Attributes
+from appserver.attributes import LIMITS, Account, Attributes
 from appserver.execerrors import explain_exec_error
 
 _RESOURCES: dict[str, int] = {name: getattr(resource, f"RLIMIT_{name.upper()}") for name in LIMITS}
 
-_MAX_REPORT_BYTES = 64
-"""What the child says of its failure: the step, a blank, the number of the error."""
+_READ_BYTES = 1 << 16
+"""What a pipe holds."""
 
 
 class SpawnError(Exception):
@@ -34,70 +43,75 @@ class SpawnError(Exception):
         self.code = code
 
 
-def spawn(
-    executable: str,
-    argv: tuple[str, ...],
-    environment: Mapping[bytes, bytes],
-    log_fd: int,
-    record: Callable[[int], None],
-    attributes: Attributes = PLAIN,
-) -> int:
-    """Start an application in its own session and return its pid once it executes.
+class Program(NamedTuple):
+    """What is executed: with the null device as standard input and `log_fd` as output, as `attributes` say."""
 
-    It gets the null device as standard input, `log_fd` as output, working directory `/`, default signal dispositions,
-    an empty signal mask, umask 022, `oom_score_adj` 0 and no other descriptor (contract, section 2), but for what
-    `attributes` say. `record` is called with the pid before anything is executed; an exception of it is passed on and
-    nothing is executed.
+    executable: str
+    argv: tuple[str, ...]
+    environment: Mapping[bytes, bytes]
+    log_fd: int
+    attributes: Attributes
 
-    Raises SpawnError where it cannot be forked or executed.
+
+class Spawned(NamedTuple):
+    """The child: what it told, empty where it was not ready to execute, and its report where that failed then."""
+
+    pid: int
+    told: bytes
+    report: bytes
+
+
+def spawn(prepare: Callable[[], tuple[bytes, Program | None]]) -> Spawned:
+    """Start an application in its own session; return once it executes, or its child has ended.
+
+    `prepare` is called in the child. It gives what the parent is to know, and what to execute; the child ends where
+    that is nothing. The application gets default signal dispositions, an empty signal mask, working directory `/`,
+    umask 022, `oom_score_adj` 0 and no descriptor beyond the standard ones (contract, section 2), but for what its
+    attributes say. Raises OSError where there is no pipe or no process to be had.
     """
-    go_read, go_write = os.pipe()
-    error_read, error_write = os.pipe()
+    read, write = os.pipe()
     try:
         pid = os.fork()
-    except OSError as error:
-        _close(go_read, go_write, error_read, error_write)
-        raise SpawnError("start-failed", f"cannot fork: {error.strerror}") from error
-    if pid == 0:
-        _become_application(executable, argv, environment, log_fd, attributes, go_read, go_write, error_write)
-    _close(go_read, error_write)
-    try:
-        record(pid)
-        with contextlib.suppress(BrokenPipeError):
-            os.write(go_write, b"!")
-        os.close(go_write)
-        go_write = -1
-        report = os.read(error_read, _MAX_REPORT_BYTES)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        os.close(read)
+        os.close(write)
         raise
-    finally:
-        _close(error_read, *([go_write] if go_write >= 0 else []))
-    if report:
-        os.waitpid(pid, 0)
-        raise _spawn_error(executable, attributes, report)
-    return pid
+    if pid == 0:
+        _become_application(prepare, write)
+    os.close(write)
+    said = b""
+    while data := os.read(read, _READ_BYTES):
+        said += data
+    os.close(read)
+    length, _, rest = said.partition(b" ")
+    count = int(length or b"0")
+    return Spawned(pid, rest[:count], rest[count:])
 
 
-def _become_application(
-    executable: str,
-    argv: tuple[str, ...],
-    environment: Mapping[bytes, bytes],
-    log_fd: int,
-    attributes: Attributes,
-    go_read: int,
-    go_write: int,
-    error_write: int,
-) -> None:
+def _become_application(prepare: Callable[[], tuple[bytes, Program | None]], write: int) -> NoReturn:
     # In the child: nothing may return or raise from here.
+    try:
+        os.setsid()
+        told, program = prepare()
+        os.write(write, b"%d %s" % (len(told), told))
+        if program is not None:
+            os.write(write, _execute(program))
+    except BaseException:  # noqa: ASYNC103, BLE001  (it must not go up into the waiter's own loop)
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(127)
+
+
+def _execute(program: Program) -> bytes:
+    """Become the program; where that fails, give the step and the number of the error."""
+    attributes = program.attributes
     step = "exec"
     try:
-        os.close(go_write)
-        os.setsid()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        os.dup2(log_fd, 1)
-        os.dup2(log_fd, 2)
+        os.dup2(program.log_fd, 1)
+        os.dup2(program.log_fd, 2)
         os.umask(0o022)
         # In bytes: a text file would have each child import its codec, after the fork.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
@@ -111,14 +125,11 @@ def _become_application(
         os.chdir(attributes.directory or "/")  # as the user: it may be one that only that one may enter
         step = "exec"
         _reset_signals()
-        if os.read(go_read, 1):
-            os.execve(executable, argv, environment)  # noqa: S606  (no shell: that is the promise)
+        os.execve(program.executable, program.argv, program.environment)  # noqa: S606  (no shell: that is the promise)
     except OSError as error:
-        os.write(error_write, f"{step} {error.errno}".encode())
+        return f"{step} {error.errno}".encode()
     except ValueError:  # a vector, or a limit, that Python does not hand to the kernel
-        os.write(error_write, f"{step} {errno.EINVAL}".encode())
-    finally:
-        os._exit(127)
+        return f"{step} {errno.EINVAL}".encode()
 
 
 def _change_user(account: Account | None) -> None:
@@ -136,7 +147,8 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _spawn_error(executable: str, attributes: Attributes, report: bytes) -> SpawnError:
+def explain_report(executable: str, attributes: Attributes, report: bytes) -> SpawnError:
+    """Turn a child's report into what is told of it."""
     step, _, digits = report.decode("ascii").partition(" ")
     number = int(digits)
     why = f"{os.strerror(number)} (errno:{number})"
@@ -153,8 +165,3 @@ def _spawn_error(executable: str, attributes: Attributes, report: bytes) -> Spaw
             return SpawnError("start-failed", f"the user of its rule cannot be taken on: {why}")
         case limit:
             return SpawnError("start-failed", f"the limit {limit!r} of its rule cannot be set: {why}")
-
-
-def _close(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -22,13 +22,16 @@ answers {"event": "record", "request", "state", "recorded"}, both as `recordform
 "recorded" with each nudge from then on; "recorded" is false where the record could not be written. A request that is
 unknown (to a substitute) or too long for a packet is null.
 
+Whatever a waiter looks at after its fork is copied, page by page, and stays its own for as long as the application
+lives. So it looks at little: the start is its child's business (`spawn`, `preparing`), what it tells is put together
+from texts (`recording`), its sockets are bare descriptors, and the rest is looked at when it is needed.
+
 Standard library only; single-threaded; nothing is imported after the fork.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -42,22 +45,20 @@ from typing import NoReturn, final
 
 assert sys.platform != "win32"
 
+import _signal  # type: ignore[import-not-found]  # without the enumerations that `signal` makes of each number and handler
+
 from appserver import runlog
+from appserver.fileio import OPEN_FLAGS
 from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
 from appserver.memory import was_killed_for_memory
 from appserver.outcome import Account, Lost, Outcome, Signaled
-from appserver.procfs import Stat, descendants, is_same_process, oom_kills, process_stat, tree_without_parent
-from appserver.recordformat import (
-    DamagedRecordError,
-    RecordError,
-    Request,
-    StopOrder,
-    request_to_json,
-    state_to_json,
-)
+from appserver.preparing import WATCH, prepare, read_known, record_failure
+from appserver.procfs import Stat, descendants, is_same_process, tree_without_parent
+from appserver.recordformat import StopOrder
+from appserver.recording import NUDGE, Recording
 from appserver.records import RunRecord, StateFile
 from appserver.signalling import kill, terminate
-from appserver.spawn import SpawnError, spawn
+from appserver.spawn import explain_report, spawn
 
 CONTROL_VERSION = 1
 
@@ -75,68 +76,58 @@ MAX_KILL_SWEEP_SECONDS = 1.0
 """To which that pause doubles: one that is stuck may stay so for hours, and the end of any other wakes us anyway."""
 
 MAX_ORDER_BYTES = 4096
-MAX_TOLD_BYTES = 160 * 1024
-"""Of a record that is told: what Linux takes for one packet by default is a little more, and the longest request less.
-"""
 
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
 
+_STATE_FLAGS = os.O_RDWR | OPEN_FLAGS
+
+DESCRIBE = b'{"order": "describe"}'
+"""What every server of this version says first: known without being read."""
+
+
+def wake_on_children() -> int:
+    """Have the end of a child make a descriptor readable, which is returned."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    _signal.signal(signal.SIGCHLD, _woken)
+    return read
+
+
+def _woken(_number: int, _frame: object) -> None:
+    """Only a handler of its own has a signal written to the descriptor."""
+
 
 @final
 class Waiter:
-    """Watches one main process until nobody of its tree lives. `pidfd` is given where it is not a child."""
+    """Watches one main process until nobody of its tree lives.
 
-    def __init__(self, record: RunRecord, listener: socket.socket) -> None:
-        self._record = record
-        self._request = _known_request(record)
-        self._file = StateFile(record)
+    `wakeup` is what `wake_on_children` gave. Unless it is told to `adopt` it, the process is our child.
+    """
+
+    def __init__(self, run: Recording, listener: socket.SocketType, wakeup: int) -> None:
+        self._run = run
         self._listener = listener
-        self._connections: dict[int, socket.socket] = {}
-        self._told_all: set[int] = set()
-        """The connections that asked to be told the state along with each nudge."""
-        self._is_recorded = True
+        self._wakeup = wakeup
+        self._connections: dict[int, bool] = {}
+        """The descriptors of whoever is connected, and whether it asked to be told the state along with each nudge."""
         self._is_substitute = False
+        self._has_news = False
+        """A child has ended; from the first one on it is looked each time."""
         self._kill_sweep_seconds = KILL_SWEEP_SECONDS
         self._pidfd: int | None = None
         self._asked: set[tuple[int, int]] = set()
         self._next_trim = time.monotonic() + TRIM_SECONDS
         self._poller = select.poll()
-        self._wakeup = self._watch_children()
-        for fd in (self._wakeup, listener.fileno()):
-            self._poller.register(fd, select.POLLIN)
-
-    def start(self, environment: Mapping[bytes, bytes]) -> bool:
-        """Start the application; False where it cannot be started, which is then on record.
-
-        The order to launch may come twice: its launcher died before it could answer, and then our predecessor. What
-        that one has started is watched, as by a substitute, and never started again.
-        """
-        if self._file.state.pid is not None or self._file.state.phase != "starting":
-            return self.adopt()
-        request = self._record.read_request()
-        try:
-            log_fd = runlog.open_log(request.log_path)
-            try:
-                if request.attributes.account is not None:
-                    # Its owner may open /dev/stderr anew, as scripts do.
-                    os.fchown(log_fd, request.attributes.account.uid, request.attributes.account.gid)
-                added = {os.fsencode(name): os.fsencode(text) for name, text in request.attributes.environment}
-                everything = {**environment, **added}
-                spawn(request.executable, request.argv, everything, log_fd, self._record_pid, request.attributes)
-            finally:
-                os.close(log_fd)
-        except (SpawnError, OSError, RecordError) as error:
-            code = error.code if isinstance(error, SpawnError) else "start-failed"
-            self._write(phase="failed", failure=(code, str(error)), gone=True)
-            return False
-        self._write(phase="running")
-        return True
+        self._poller.register(wakeup, select.POLLIN)
+        self._poller.register(listener.fileno(), select.POLLIN)
 
     def adopt(self) -> bool:
         """Take the place of a waiter that was killed; False where there is nothing left to watch."""
         self._is_substitute = True
-        state = self._file.state
+        state = self._run.state
         if state.outcome is not None:
             return state.stop is not None  # the main process has ended, what is left of its tree is to be stopped
         if state.pid is None or state.start_ticks is None:
@@ -154,48 +145,36 @@ class Waiter:
 
     def wait(self) -> None:
         """Go on until nobody of the tree lives, or, for a substitute, until the process and its stop are done."""
-        while not self._file.state.gone:
-            for fd, _ in self._poller.poll(self._sleep_seconds() * 1000):
-                self._attend(fd)
-            childless = self._reap()
-            self._trim()
-            # Looking through /proc takes descriptors and memory, which may be short: it is looked again, nothing is
-            # lost.
-            with contextlib.suppress(OSError):
-                self._advance_stop()
-                if self._is_done(childless=childless):
-                    self._trim(now=True)  # what was written since the last look; nobody looks after us
-                    self._write(gone=True, outcome=self._final_outcome())
+        while not self._run.state.gone:
+            self.attend(self._sleep_seconds())
+            childless = self._has_news and self._reap()
+            self.trim()
+            state = self._run.state
+            if not state.gone and (state.stop is not None or state.outcome is not None):
+                self._advance(childless=childless)
 
-    def _record_pid(self, pid: int) -> None:
-        """Record the main process before it executes. Raises RecordError, OSError: nothing is executed then."""
-        stat = process_stat(pid)
-        if stat is None:
-            raise ProcessLookupError(errno.ESRCH, "the kernel does not show the new process under /proc")
-        self._file.write(
-            replace(
-                self._file.state,
-                pid=pid,
-                start_ticks=stat.start_ticks,
-                started_at=time.time(),
-                started_monotonic=time.monotonic(),
-                oom_kills=oom_kills(),
-            )
-        )
+    def attend(self, seconds: float) -> None:
+        """Sleep for so long at most, and attend to whatever has come."""
+        for fd, _ in self._poller.poll(seconds * 1000):
+            self._attend(fd)
 
-    @staticmethod
-    def _watch_children() -> int:
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        return read
+    def _advance(self, *, childless: bool) -> None:
+        # Looking through /proc takes descriptors and memory, which may be short: it is looked again, nothing is lost.
+        with contextlib.suppress(OSError):
+            self._advance_stop()
+            if self._is_done(childless=childless):
+                self.trim(now=True)  # what was written since the last look; nobody looks after us
+                self._write(gone=True, outcome=self._final_outcome())
+
+    def close(self) -> None:
+        """Hang up on everybody; nothing else is closed."""
+        for fd in list(self._connections):
+            self._hang_up(fd)
 
     def _sleep_seconds(self) -> float:
         now = time.monotonic()
         wake = self._next_trim
-        stop = self._file.state.stop
+        stop = self._run.state.stop
         if stop is not None:
             sweep = self._kill_sweep_seconds if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now)
             wake = min(wake, now + sweep)
@@ -203,6 +182,7 @@ class Waiter:
 
     def _attend(self, fd: int) -> None:
         if fd == self._wakeup:
+            self._has_news = True
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 4096)
         elif fd == self._listener.fileno():
@@ -211,39 +191,43 @@ class Waiter:
             self._poller.unregister(fd)
             self._stranger_ended()
         elif fd in self._connections:
-            self._receive(self._connections[fd])
+            self._receive(fd)
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._listener.accept()
+            # A bare descriptor: a socket of the standard library costs a hundred pages.
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
         except OSError:
             return  # gone again, or no descriptor: whoever wants us tries again
-        connection.setblocking(False)
+        os.set_blocking(fd, False)
         if len(self._connections) >= MAX_CONNECTIONS:
-            self._hang_up(next(iter(self._connections.values())))
-        self._connections[connection.fileno()] = connection
-        self._poller.register(connection.fileno(), select.POLLIN)
-        self._send(connection, {"version": CONTROL_VERSION, "pid": os.getpid()})
+            self._hang_up(next(iter(self._connections)))
+        self._connections[fd] = False
+        self._poller.register(fd, select.POLLIN)
+        self._send(fd, b'{"version": %d, "pid": %d}' % (CONTROL_VERSION, os.getpid()))
 
-    def _receive(self, connection: socket.socket) -> None:
+    def _receive(self, fd: int) -> None:
         try:
-            data = connection.recv(MAX_ORDER_BYTES)
+            data = os.read(fd, MAX_ORDER_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._hang_up(connection)
+            self._hang_up(fd)
+            return
+        if data == DESCRIBE:
+            self._describe(fd)
             return
         try:
             order = json.loads(data)
         except (ValueError, RecursionError):
-            self._hang_up(connection)  # whoever speaks so is no server of ours; the outcome must not be lost over it
+            self._hang_up(fd)  # whoever speaks so is no server of ours; the outcome must not be lost over it
             return
         match order:
             case {"order": "stop", "by": str(by), "timeout_seconds": int() | float() as seconds}:
                 self._take_stop_order(by, seconds)
-                self._send(connection, {"event": "stopping"})
+                self._send(fd, b'{"event": "stopping"}')
             case {
                 "order": "survivors",
                 "policy": ("leave" | "stop") as policy,
@@ -251,22 +235,15 @@ class Waiter:
             }:
                 self._write(survivors=policy, stop_timeout_seconds=seconds)
             case {"order": "describe"}:
-                self._told_all.add(connection.fileno())
-                self._describe(connection)
+                self._describe(fd)
 
-    def _describe(self, connection: socket.socket) -> None:
-        request = request_to_json(self._request) if self._request is not None else None
-        event = {"event": "record", "request": request} | self._told_state()
-        if len(_packet(event)) > MAX_TOLD_BYTES:
-            event["request"] = None
-        self._send(connection, event)
-
-    def _told_state(self) -> dict[str, object]:
-        return {"state": state_to_json(self._file.state), "recorded": self._is_recorded}
+    def _describe(self, fd: int) -> None:
+        self._connections[fd] = True
+        self._send(fd, self._run.describe())
 
     def _take_stop_order(self, by: str, seconds: float) -> None:
         kill_at = time.monotonic() + seconds
-        current = self._file.state.stop
+        current = self._run.state.stop
         if current is None:
             self._write(stop=StopOrder(by, kill_at))
         elif kill_at < current.kill_at:
@@ -274,40 +251,45 @@ class Waiter:
 
     def _reap(self) -> bool:
         """Reap whoever has ended; True if no child is left, living or dead."""
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return True
-            if pid == 0:
-                return False
-            if pid == self._file.state.pid and self._file.state.outcome is None:
-                account = Account(
-                    user_seconds=round(usage.ru_utime, 3),
-                    system_seconds=round(usage.ru_stime, 3),
-                    max_rss_bytes=usage.ru_maxrss * 1024,
-                )
-                self._main_ended(outcome_from_wait_status(status), account)
+        main = None
+        childless = False
+        try:
+            while (found := os.wait4(-1, os.WNOHANG))[0]:
+                if found[0] == self._run.state.pid and self._run.state.outcome is None:
+                    main = found
+        except ChildProcessError:
+            childless = True
+        if main is not None:
+            _, status, usage = main
+            account = Account(
+                user_seconds=round(usage.ru_utime, 3),
+                system_seconds=round(usage.ru_stime, 3),
+                max_rss_bytes=usage.ru_maxrss * 1024,
+            )
+            self._main_ended(outcome_from_wait_status(status), account, childless=childless)
+        return childless
 
     def _stranger_ended(self) -> None:
-        state = self._file.state
+        state = self._run.state
         assert state.pid is not None
         assert state.start_ticks is not None
         assert self._pidfd is not None
         outcome = outcome_of_stranger(self._pidfd, state.pid, state.start_ticks)
         reason = "its waiter was killed, and this kernel tells nobody else how it ended"
-        self._main_ended(outcome or Lost(reason), Account())
+        self._main_ended(outcome or Lost(reason), Account(), childless=False)
 
-    def _main_ended(self, outcome: Outcome, account: Account) -> None:
-        state = self._file.state
+    def _main_ended(self, outcome: Outcome, account: Account, *, childless: bool) -> None:
+        state = self._run.state
         is_kill = isinstance(outcome, Signaled) and outcome.number == signal.SIGKILL
         killed = False
         survivors = None
-        with contextlib.suppress(OSError):  # the outcome must get on record, whatever else cannot be found out
+        try:
             killed = (
                 is_kill and state.stop is None and was_killed_for_memory(state.pid or 0, kills_before=state.oom_kills)
             )
-            survivors = len(self._tree()) if self._may_have_survivors() else 0
+            survivors = 0 if childless else len(self._tree())
+        except OSError:
+            pass  # the outcome must get on record, whatever else cannot be found out
         account = replace(
             account,
             ended_at=time.time(),
@@ -319,35 +301,30 @@ class Waiter:
         stop = state.stop
         if stop is None and state.survivors == "stop" and survivors != 0:
             stop = StopOrder("the survivors policy", time.monotonic() + state.stop_timeout_seconds)
-        self._write(phase="ended", outcome=replace(outcome, account=account), stop=stop)
+        # All is said at once where nobody is left and nothing is left to be done: one write, one nudge. The end of a
+        # stop is told in two steps, as it always was.
+        gone = childless and stop is None and self._log_fits()
+        self._write(phase="ended", outcome=replace(outcome, account=account), stop=stop, gone=gone)
 
     def _final_outcome(self) -> Outcome | None:
         """Give the outcome as it is told after a stop: whoever outlived the main process has ended since."""
-        outcome = self._file.state.outcome
+        outcome = self._run.state.outcome
         if outcome is None or outcome.account.stopped_by is None:
             return outcome
         return replace(outcome, account=replace(outcome.account, survivors=0))
-
-    def _may_have_survivors(self) -> bool:
-        if self._is_substitute:
-            return True
-        try:
-            return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None or bool(self._tree())
-        except ChildProcessError:
-            return False
 
     def _tree(self) -> list[Stat]:
         """List who lives of the tree."""
         if not self._is_substitute:
             return descendants(os.getpid())
-        state = self._file.state
+        state = self._run.state
         assert state.pid is not None
         assert state.start_ticks is not None
         return tree_without_parent(state.pid, state.start_ticks)
 
     def _advance_stop(self) -> None:
-        stop = self._file.state.stop
-        if stop is not None and not self._file.state.gone:
+        stop = self._run.state.stop
+        if stop is not None and not self._run.state.gone:
             if time.monotonic() >= stop.kill_at:
                 self._kill_sweep_seconds = min(2 * self._kill_sweep_seconds, MAX_KILL_SWEEP_SECONDS)
                 kill(self._tree())
@@ -355,70 +332,81 @@ class Waiter:
                 terminate(self._tree(), self._asked)
 
     def _is_done(self, *, childless: bool) -> bool:
-        state = self._file.state
+        state = self._run.state
         if state.outcome is None:
             return False
         if not self._is_substitute:
             return childless
         return state.stop is None or not self._tree()
 
-    def _trim(self, *, now: bool = False) -> None:
+    def trim(self, *, now: bool = False) -> None:
+        """Keep the log within its bound: at its pace, or now."""
         if now or time.monotonic() >= self._next_trim:
             self._next_trim = time.monotonic() + TRIM_SECONDS
-            if self._request is not None:
-                with contextlib.suppress(OSError):
-                    runlog.trim(self._request.log_path, self._request.log_max_bytes)
+            if self._run.log_path is not None:
+                try:  # noqa: SIM105  (`suppress` is a class and three functions more that each waiter looks at)
+                    runlog.trim(self._run.log_path, self._run.log_max_bytes)
+                except OSError:
+                    pass
+
+    def _log_fits(self) -> bool:
+        return self._run.log_path is None or runlog.fits(self._run.log_path, self._run.log_max_bytes)
 
     def _write(self, **changes: object) -> None:
-        # A record that cannot be written (it never needs room, so the disk is broken) must not end the waiter, nor keep
-        # it from ending: it goes on with what it knows.
-        state = replace(self._file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
-        try:
-            self._file.write(state)
-            self._is_recorded = True
-        except RecordError:
-            self._file.state = state
-            self._is_recorded = False
-        for fd, connection in list(self._connections.items()):
-            self._send(connection, {"event": "state"} | (self._told_state() if fd in self._told_all else {}))
+        self._run.write(**changes)
+        for fd, is_told in list(self._connections.items()):
+            self._send(fd, self._run.nudge() if is_told else NUDGE)
 
-    def _send(self, connection: socket.socket, message: dict[str, object]) -> None:
+    def _send(self, fd: int, packet: bytes) -> None:
         try:
-            connection.send(_packet(message))
+            os.write(fd, packet)
         except OSError:
-            self._hang_up(connection)
+            self._hang_up(fd)
 
-    def _hang_up(self, connection: socket.socket) -> None:
-        fd = connection.fileno()
-        self._told_all.discard(fd)
+    def _hang_up(self, fd: int) -> None:
         if self._connections.pop(fd, None) is not None:
             self._poller.unregister(fd)
-            connection.close()
+            os.close(fd)
 
 
-def _packet(message: dict[str, object]) -> bytes:
-    return json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+def run_waiter(record: RunRecord, listener: socket.SocketType, environment: Mapping[bytes, bytes]) -> NoReturn:
+    """Be the waiter of a new run: start the application, watch it, end when nobody of its tree lives.
 
-
-def _known_request(record: RunRecord) -> Request | None:
-    # A substitute watches on, and stops, also where nobody can tell any more what it was that was started.
+    Ends with 1 where nothing was executed; what is on record says then whether it may be tried again. Raises OSError,
+    RecordError, DamagedRecordError where there is no record.
+    """
+    wakeup = wake_on_children()
+    state_fd = os.open(record.file("state"), _STATE_FLAGS)
     try:
-        return record.read_request()
-    except DamagedRecordError:
-        return None
-
-
-def run_waiter(record: RunRecord, listener: socket.socket, environment: Mapping[bytes, bytes]) -> NoReturn:
-    """Be the waiter of a new run: start the application, watch it, end when nobody of its tree lives."""
-    waiter = Waiter(record, listener)
-    if waiter.start(environment):
-        waiter.wait()
+        child = spawn(lambda: prepare(record, environment))
+    except OSError as error:
+        record_failure(StateFile(record), "start-failed", f"cannot fork: {error.strerror}")
+        os._exit(1)
+    if child.told == WATCH:
+        run_substitute(record, listener, wakeup)
+    if child.told:
+        run = Recording.of_new(state_fd, read_known(child.told))
+        if child.report:
+            _record_report(run, child.report)
+            os._exit(1)
+        run.write_running()
+    else:  # it could not be started, or somebody has killed it: on record it may be all the same
+        run = Recording.of_record(record)
+        if run.state.gone or run.state.pid != child.pid:
+            os._exit(1)
+    Waiter(run, listener, wakeup).wait()
     os._exit(0)
 
 
-def run_substitute(record: RunRecord, listener: socket.socket) -> NoReturn:
+def _record_report(run: Recording, report: bytes) -> None:
+    request = run.read_request()
+    error = explain_report(request.executable, request.attributes, report)
+    run.write(phase="failed", failure=(error.code, str(error)), gone=True)
+
+
+def run_substitute(record: RunRecord, listener: socket.SocketType, wakeup: int) -> NoReturn:
     """Be the waiter of a process that lost its own. Ends with 1 where that process has gone too."""
-    waiter = Waiter(record, listener)
+    waiter = Waiter(Recording.of_record(record), listener, wakeup)
     if not waiter.adopt():
         os._exit(1)
     waiter.wait()

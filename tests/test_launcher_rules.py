@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from appserver.launcher import _listen, _obey, _take_lock
 from appserver.launching import is_locked
 
 RUN = "0" * 32
+ORDER = json.dumps({"launch": RUN}).encode()
 
 
 def place(directory: Path) -> Path:
@@ -59,9 +61,11 @@ def test_a_lock_that_cannot_be_asked_for_leaves_nothing_open(tmp_path: Path, mon
 def test_a_waiter_listens_where_a_former_one_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _listen("control").close()
-    with _listen("control") as listener, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+    listener = _listen("control")
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(fileno=listener.detach()) as ours, client:
         client.connect("control")
-        accepted, _ = listener.accept()
+        accepted, _ = ours.accept()
         accepted.close()
     with pytest.raises(OSError, match="No such file or directory"):
         _listen("nowhere/control")
@@ -72,11 +76,11 @@ def test_an_order_for_a_run_that_is_watched_or_not_there_is_refused_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = "cannot make a waiter: No such file or directory (errno:2)"
-    assert _obey({"launch": RUN}, {}, ()) == {"run": RUN, "error": text}
+    assert json.loads(_obey(ORDER, {}, ())) == {"run": RUN, "error": text}
     run = place(tmp_path)
     held = _take_lock(str(run / "lock"), os.O_CREAT)
     assert held is not None
-    assert _obey({"launch": RUN}, {}, ()) == {"run": RUN, "error": "a waiter lives already"}
+    assert json.loads(_obey(ORDER, {}, ())) == {"run": RUN, "error": "a waiter lives already"}
     os.close(held)
 
 
@@ -87,7 +91,7 @@ def test_an_order_tells_the_waiters_pid_and_leaves_lock_and_socket_to_it(
     (place(tmp_path) / "lock").touch()
     monkeypatch.setattr("appserver.launcher.os.fork", lambda: 4711)
     before = os.listdir("/proc/self/fd")
-    assert _obey({"launch": RUN}, {}, ()) == {"run": RUN, "waiter": 4711}
+    assert json.loads(_obey(ORDER, {}, ())) == {"run": RUN, "waiter": 4711}
     assert os.listdir("/proc/self/fd") == before
     assert (tmp_path / "runs" / RUN / "control").is_socket()
 
@@ -101,7 +105,7 @@ def test_a_fork_that_fails_is_told_and_frees_the_lock(tmp_path: Path, monkeypatc
     (run / "lock").touch()
     monkeypatch.setattr("appserver.launcher.os.fork", no_fork)
     text = f"cannot make a waiter: Resource temporarily unavailable (errno:{errno.EAGAIN})"
-    assert _obey({"launch": RUN}, {}, ()) == {"run": RUN, "error": text}
+    assert json.loads(_obey(ORDER, {}, ())) == {"run": RUN, "error": text}
     lock = _take_lock(str(run / "lock"))
     assert lock is not None
     os.close(lock)

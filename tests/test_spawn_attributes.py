@@ -14,17 +14,20 @@ if sys.platform == "win32":
     pytest.skip("spawns by fork", allow_module_level=True)
 
 from appserver.attributes import PLAIN, Account, Attributes, Limit
-from appserver.spawn import SpawnError, _spawn_error, spawn
+from appserver.spawn import Program, Spawned, explain_report, spawn
 
 SHOW = 'pwd; umask; ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj; echo "$A"; read x || echo null'
 
 
-def output(log: Path, attributes: Attributes) -> list[str]:
+def spawned(executable: str, argv: tuple[str, ...], log: Path, attributes: Attributes = PLAIN) -> Spawned:
+    environment = {b"PATH": os.fsencode(os.defpath), b"A": b"x"}
     with log.open("ab") as file:
-        argv = ("sh", "-c", SHOW)
-        pid = spawn(
-            "/bin/sh", argv, {b"PATH": os.fsencode(os.defpath), b"A": b"x"}, file.fileno(), lambda _: None, attributes
-        )
+        return spawn(lambda: (b"told", Program(executable, argv, environment, file.fileno(), attributes)))
+
+
+def output(log: Path, attributes: Attributes) -> list[str]:
+    pid, told, report = spawned("/bin/sh", ("sh", "-c", SHOW), log, attributes)
+    assert (told, report) == (b"told", b"")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     return log.read_text().split()
 
@@ -44,9 +47,10 @@ NOTHING_MORE = """
 import os, sys
 sys.path.append(sys.argv[1])
 import appserver.launcher
-from appserver.spawn import spawn
+from appserver.attributes import PLAIN
+from appserver.spawn import Program, spawn
 sys.addaudithook(lambda event, words: event == "import" and os.write(2, f"import {words[0]}\\n".encode()))
-os.waitpid(spawn("/bin/true", ("true",), {}, 2, lambda _: None), 0)
+os.waitpid(spawn(lambda: (b"", Program("/bin/true", ("true",), {}, 2, PLAIN))).pid, 0)
 """
 
 
@@ -59,12 +63,9 @@ def test_a_child_imports_nothing_after_the_fork() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user")
 def test_user_group_and_groups_are_those_of_the_rule(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("ab") as file:
-        argv = ("sh", "-c", "grep -E 'Uid|Gid|Groups' /proc/self/status")
-        account = Attributes(account=Account(4001, 4002, (4003, 4004)))
-        environment = {b"PATH": os.fsencode(os.defpath)}
-        pid = spawn("/bin/sh", argv, environment, file.fileno(), lambda _: None, account)
-    os.waitpid(pid, 0)
+    argv = ("sh", "-c", "grep -E 'Uid|Gid|Groups' /proc/self/status")
+    account = Attributes(account=Account(4001, 4002, (4003, 4004)))
+    os.waitpid(spawned("/bin/sh", argv, tmp_path / "log", account).pid, 0)
     found = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert found == [["Uid:", *["4001"] * 4], ["Gid:", *["4002"] * 4], ["Groups:", "4003", "4004"]]
 
@@ -83,9 +84,10 @@ def test_user_group_and_groups_are_those_of_the_rule(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_had_is_named(tmp_path: Path, attributes: Attributes, text: str) -> None:
-    with (tmp_path / "log").open("ab") as file, pytest.raises(SpawnError) as caught:
-        spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None, attributes)
-    assert (caught.value.code, str(caught.value)) == ("start-failed", text)
+    pid, told, report = spawned("/bin/true", ("true",), tmp_path / "log", attributes)
+    os.waitpid(pid, 0)
+    error = explain_report("/bin/true", attributes, report)
+    assert (told, error.code, str(error)) == (b"told", "start-failed", text)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_what_cannot_be_had_is_named(tmp_path: Path, attributes: Attributes, tex
     ],
 )
 def test_the_childs_report_becomes_a_refusal(executable: str, report: str, code: str, text: str) -> None:
-    error = _spawn_error(executable, PLAIN, report.encode())
+    error = explain_report(executable, PLAIN, report.encode())
     assert (error.code, str(error)) == (code, text)
 
 
@@ -117,13 +119,25 @@ def test_nothing_is_left_open_whatever_comes_of_it(tmp_path: Path, monkeypatch: 
     def no_fork() -> int:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    with (tmp_path / "log").open("ab") as file:
-        before = os.listdir("/proc/self/fd")
-        os.waitpid(spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None), 0)
-        with pytest.raises(SpawnError):
-            spawn("/nowhere", ("true",), {}, file.fileno(), lambda _: None)
-        monkeypatch.setattr(os, "fork", no_fork)
-        with pytest.raises(SpawnError, match="^cannot fork: Resource temporarily unavailable$") as caught:
-            spawn("/bin/true", ("true",), {}, file.fileno(), lambda _: None)
-        assert caught.value.code == "start-failed"
-        assert os.listdir("/proc/self/fd") == before
+    before = os.listdir("/proc/self/fd")
+    os.waitpid(spawned("/bin/true", ("true",), tmp_path / "log").pid, 0)
+    failed = spawned("/nowhere", ("true",), tmp_path / "log")
+    os.waitpid(failed.pid, 0)
+    assert failed.report == f"exec {errno.ENOENT}".encode()
+    monkeypatch.setattr(os, "fork", no_fork)
+    with pytest.raises(OSError, match="Resource temporarily unavailable"):
+        spawned("/bin/true", ("true",), tmp_path / "log")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_child_that_has_nothing_to_execute_or_fails_before_it_tells_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    def bug() -> tuple[bytes, None]:
+        raise ValueError("what happened")
+
+    pid, told, report = spawn(lambda: (b"a word", None))
+    assert (told, report) == (b"a word", b"")
+    os.waitpid(pid, 0)
+    pid, told, report = spawn(bug)
+    assert (told, report) == (b"", b"")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 127
+    assert "what happened" in capfd.readouterr().err

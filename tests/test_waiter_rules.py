@@ -16,16 +16,21 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("waiters are made by fork", allow_module_level=True)
 
-from appserver import attributes
 from appserver import waiter as room
-from appserver.attributes import Attributes
 from appserver.identity import Service
 from appserver.outcome import Account, Exited, Lost, Outcome, Signaled
 from appserver.procfs import Stat, process_stat
 from appserver.recordformat import Request, State, StopOrder, request_to_json, state_to_json
+from appserver.recording import Recording
 from appserver.records import Records
-from appserver.spawn import SpawnError
-from appserver.waiter import KILL_SWEEP_SECONDS, MAX_KILL_SWEEP_SECONDS, SWEEP_SECONDS, TRIM_SECONDS, Waiter
+from appserver.waiter import (
+    KILL_SWEEP_SECONDS,
+    MAX_KILL_SWEEP_SECONDS,
+    SWEEP_SECONDS,
+    TRIM_SECONDS,
+    Waiter,
+    wake_on_children,
+)
 
 RUN = "0123456789abcdef" * 2
 REQUEST = Request(RUN, Service("line", ("a",)), "/bin/a", ("a",), "/nowhere/log", 1000, "boot", 1.5)
@@ -57,8 +62,8 @@ class Bench:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(path / "c"))
         self.listener.listen()
-        self.waiter = Waiter(self.record, self.listener)
-        self.waiter._may_have_survivors = lambda: bool(self.tree)  # type: ignore[method-assign]
+        self.run = Recording.of_record(self.record)
+        self.waiter = Waiter(self.run, self.listener, wake_on_children())
 
     def was_killed_for_memory(self, pid: int, *, kills_before: int) -> bool:
         assert (pid, kills_before) == (1 << 22, 3)
@@ -67,8 +72,8 @@ class Bench:
     def state(self) -> State:
         return self.record.read_state()
 
-    def ends(self, outcome: Outcome, account: Account = Account()) -> State:  # noqa: B008
-        self.waiter._main_ended(outcome, account)
+    def ends(self, outcome: Outcome, account: Account = Account(), *, childless: bool = False) -> State:  # noqa: B008
+        self.waiter._main_ended(outcome, account, childless=childless)
         return self.state()
 
     def connect(self) -> socket.socket:
@@ -81,20 +86,18 @@ class Bench:
 
     def serve(self) -> None:
         """Attend to whatever has come."""
-        for fd, _ in self.waiter._poller.poll(0):
-            self.waiter._attend(fd)
+        self.waiter.attend(0.0)
 
     def ask(self, client: socket.socket, data: object) -> None:
         client.send(data if isinstance(data, bytes) else json.dumps(data).encode())
         self.serve()
 
     def close(self) -> None:
-        for connection in list(self.waiter._connections.values()):
-            connection.close()
+        self.waiter.close()
         self.listener.close()
         os.close(signal.set_wakeup_fd(-1))
         os.close(self.waiter._wakeup)
-        self.waiter._file.close()
+        self.run.close()
 
 
 @pytest.fixture
@@ -168,15 +171,45 @@ def test_nobody_is_stopped_where_nobody_lives_on_and_no_former_stop_is_replaced(
 
 
 def test_an_end_is_recorded_though_nothing_else_can_be_found_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_descriptors() -> bool:
+    def no_descriptors(_: int) -> list[Stat]:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(bench.waiter, "_may_have_survivors", no_descriptors)
+    monkeypatch.setattr(room, "descendants", no_descriptors)
     bench.waiter._write(survivors="stop")
     state = bench.ends(Signaled(9))
     assert isinstance(state.outcome, Signaled)
     assert state.outcome.account.survivors is None
     assert state.stop == StopOrder("the survivors policy", 130.0)
+
+
+def test_an_end_that_leaves_nobody_is_told_at_once_as_the_last_word(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = bench.connect()
+    monkeypatch.setattr(room, "descendants", lambda _: pytest.fail("there is nobody to look for"))
+    state = bench.ends(Exited(7), childless=True)
+    assert state.gone
+    assert state.outcome is not None
+    assert state.outcome.account.survivors == 0
+    assert heard(client) == {"event": "state"}
+    bench.waiter.wait()  # which returns: there is nothing to wait for
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv(100)
+    client.close()
+
+
+@pytest.mark.parametrize("left", ["a stop", "a log to be trimmed"])
+def test_an_end_is_not_the_last_word_where_something_is_left_to_be_done(
+    tmp_path: Path, bench: Bench, left: str
+) -> None:
+    if left == "a stop":
+        bench.waiter._write(stop=STOP)
+    else:
+        log = tmp_path / "log"
+        log.write_bytes(b"x" * 1001)
+        bench.run.log_path = str(log)
+    assert not bench.ends(Exited(7), childless=True).gone
 
 
 @pytest.mark.parametrize("known", [Exited(4), None])
@@ -240,11 +273,11 @@ def test_pauses_follow_the_stop_and_double_after_the_kill(bench: Bench) -> None:
     assert bench.waiter._sleep_seconds() == pytest.approx(TRIM_SECONDS)
     bench.now += TRIM_SECONDS + 1
     assert bench.waiter._sleep_seconds() == 0.0
-    bench.waiter._trim()
+    bench.waiter.trim()
     bench.waiter._write(stop=STOP)
     assert bench.waiter._sleep_seconds() == pytest.approx(SWEEP_SECONDS)
     bench.now = STOP.kill_at - 0.125
-    bench.waiter._trim()
+    bench.waiter.trim()
     assert bench.waiter._sleep_seconds() == pytest.approx(0.125)
     bench.now = STOP.kill_at
     assert bench.waiter._sleep_seconds() == pytest.approx(KILL_SWEEP_SECONDS)
@@ -275,31 +308,19 @@ def test_a_substitute_is_done_with_the_outcome_unless_there_is_somebody_to_stop(
 
 
 def test_the_log_is_trimmed_at_its_pace_or_at_once_and_with_its_bound(bench: Bench) -> None:
-    bench.waiter._trim()
+    bench.waiter.trim()
     assert bench.done == []
     trimmed = ("trim", "/nowhere/log", 1000)
-    bench.waiter._trim(now=True)
+    bench.waiter.trim(now=True)
     assert bench.done == [trimmed]
     bench.now += TRIM_SECONDS
-    bench.waiter._trim()
-    bench.waiter._trim()
+    bench.waiter.trim()
+    bench.waiter.trim()
     assert bench.done == [trimmed, trimmed]
     bench.now += TRIM_SECONDS
-    bench.waiter._request = None
-    bench.waiter._trim()
+    bench.run.log_path = None
+    bench.waiter.trim()
     assert bench.done == [trimmed, trimmed]
-
-
-def test_the_main_process_is_recorded_with_all_that_tells_it_apart(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "oom_kills", lambda: 6)
-    bench.waiter._record_pid(os.getpid())
-    state = replace(RUNNING, pid=os.getpid(), start_ticks=somebody(1).start_ticks)
-    assert bench.state() == replace(state, started_at=1000.0, started_monotonic=100.0, oom_kills=6)
-    text = "the kernel does not show the new process under /proc"
-    with pytest.raises(ProcessLookupError, match=text):
-        bench.waiter._record_pid(1 << 22)
 
 
 def test_a_log_that_cannot_be_trimmed_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,59 +328,7 @@ def test_a_log_that_cannot_be_trimmed_ends_nothing(bench: Bench, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("appserver.waiter.runlog.trim", refused)
-    bench.waiter._trim(now=True)
-
-
-def test_what_is_started_is_what_was_asked_for_and_its_log_belongs_to_its_user(
-    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account = attributes.Account(4001, 4002, ())
-    wanted = Attributes(account=account, environment=(("B", "rule"), ("C", "rule")))
-    request = replace(REQUEST, log_path=str(tmp_path / "log"), attributes=wanted)
-    bench.record.mend_request(request)
-    seen: list[object] = []
-    monkeypatch.setattr("appserver.waiter.os.fchown", lambda _, *ids: seen.append(ids))
-    monkeypatch.setattr(room, "spawn", lambda *about: seen.append(about))
-    bench.waiter._write(phase="starting", pid=None, start_ticks=None)
-    assert bench.waiter.start({b"A": b"own", b"B": b"own"})
-    (ids, about) = seen
-    assert ids == (4001, 4002)
-    assert isinstance(about, tuple)
-    environment = {b"A": b"own", b"B": b"rule", b"C": b"rule"}
-    assert about[:3] == ("/bin/a", ("a",), environment)
-    assert about[4:] == (bench.waiter._record_pid, wanted)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(about[3])
-    assert bench.state().phase == "running"
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(SpawnError("not-executable", "why"), "not-executable"), (OSError("why"), "start-failed")]
-)
-def test_what_cannot_be_started_is_on_record_with_its_reason(
-    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
-) -> None:
-    def refused(*_: object) -> None:
-        raise error
-
-    bench.record.mend_request(replace(REQUEST, log_path=str(tmp_path / "log")))
-    monkeypatch.setattr(room, "spawn", refused)
-    bench.waiter._write(phase="starting", pid=None, start_ticks=None)
-    fresh = bench.state()
-    assert not bench.waiter.start({})
-    assert bench.state() == replace(fresh, phase="failed", failure=(code, "why"), gone=True)
-
-
-@pytest.mark.parametrize("phase", ["starting", "running"])
-def test_what_a_predecessor_has_started_is_watched_and_not_started_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, phase: str
-) -> None:
-    monkeypatch.setattr(room, "spawn", lambda *_: pytest.fail("a second copy"))
-    bench.waiter._write(phase=phase, pid=os.getpid(), start_ticks=somebody(1).start_ticks)
-    assert bench.waiter.start({})
-    assert bench.waiter._is_substitute
-    bench.waiter._write(phase="failed", pid=None, start_ticks=None)
-    assert not bench.waiter.start({})
+    bench.waiter.trim(now=True)
 
 
 # Taking the place of another.
@@ -425,11 +394,11 @@ def test_what_cannot_be_recorded_is_told_and_known(bench: Bench) -> None:
     client = bench.connect()
     bench.ask(client, {"order": "describe"})
     heard(client)
-    os.close(bench.waiter._file._fd)
-    bench.waiter._file._fd = os.open(os.devnull, os.O_RDONLY)
+    os.close(bench.run._file._fd)
+    bench.run._file._fd = os.open(os.devnull, os.O_RDONLY)
     bench.waiter._write(oom_kills=5)
     assert heard(client)["recorded"] is False
-    assert bench.waiter._file.state.oom_kills == 5
+    assert bench.run.state.oom_kills == 5
     assert bench.state().oom_kills == 3
     client.close()
 
@@ -438,11 +407,11 @@ def test_a_request_that_nobody_knows_or_that_is_too_long_to_tell_is_told_as_none
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = bench.connect()
-    monkeypatch.setattr(room, "MAX_TOLD_BYTES", 500)
+    monkeypatch.setattr("appserver.recording.MAX_TOLD_BYTES", 500)
     bench.ask(client, {"order": "describe"})
     assert heard(client)["request"] is None
     monkeypatch.undo()
-    bench.waiter._request = None
+    bench.run.request = None
     bench.ask(client, {"order": "describe"})
     assert heard(client)["request"] is None
     client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import resource
@@ -26,6 +25,7 @@ from fakes import Log
 from pair import Guest, python, wait_until
 
 from appserver import memory
+from appserver.attributes import PLAIN
 from appserver.effects import Terms
 from appserver.identity import Service
 from appserver.kernel import outcome_from_wait_status, outcome_of_stranger
@@ -34,7 +34,7 @@ from appserver.procfs import Stat, boot_id, descendants, is_same_process, proces
 from appserver.recordformat import Request, State, StopOrder
 from appserver.records import Records, RunRecord
 from appserver.signalling import kill, signal_process, terminate
-from appserver.spawn import SpawnError, spawn
+from appserver.spawn import Program, explain_report, spawn
 from appserver.waited import WaitedProcesses
 from appserver.waiter import CONTROL_VERSION, MAX_CONNECTIONS, MAX_ORDER_BYTES
 
@@ -205,36 +205,6 @@ def test_each_process_is_asked_once_and_a_stopped_one_hears_it() -> None:
         assert process.wait(PATIENCE_SECONDS) == 0
 
 
-def spawned(executable: str, argv: tuple[str, ...], log: Path, record: Callable[[int], None] | None = None) -> int:
-    with log.open("ab") as file:
-        return spawn(executable, argv, {b"GREETING": b"hello"}, file.fileno(), record or (lambda _: None))
-
-
-def test_application_is_recorded_before_it_executes(tmp_path: Path) -> None:
-    recorded: list[tuple[int, str]] = []
-
-    def record(pid: int) -> None:
-        recorded.append((pid, os.readlink(f"/proc/{pid}/exe")))
-
-    pid = spawned("/bin/sh", ("sh", "-c", 'echo "$GREETING $0"; exit 3'), tmp_path / "log", record)
-    assert recorded == [(pid, os.readlink("/proc/self/exe"))]  # still a copy of us
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-    assert (tmp_path / "log").read_text() == "hello sh\n"
-
-
-def test_application_that_cannot_be_recorded_is_not_executed(tmp_path: Path) -> None:
-    pids: list[int] = []
-
-    def record(pid: int) -> None:
-        pids.append(pid)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        spawned("/bin/sh", ("sh", "-c", "echo it ran"), tmp_path / "log", record)
-    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == -signal.SIGKILL
-    assert (tmp_path / "log").read_text() == ""
-
-
 @pytest.mark.parametrize(
     ("make", "code", "words"),
     [
@@ -262,10 +232,13 @@ def test_what_cannot_be_executed_is_refused_with_its_code(tmp_path: Path, make: 
         argv = ("command", "x" * (1 << 21))
     if make == "a NUL":
         argv = ("command", "a\0b")
-    with pytest.raises(SpawnError, match=words) as caught:
-        spawned(str(path), argv, tmp_path / "log")
-    assert caught.value.code == code
-    assert str(path) in str(caught.value)
+    with (tmp_path / "log").open("ab") as file:
+        pid, _, report = spawn(lambda: (b"", Program(str(path), argv, {}, file.fileno(), PLAIN)))
+    os.waitpid(pid, 0)
+    error = explain_report(str(path), PLAIN, report)
+    assert error.code == code
+    assert words in str(error)
+    assert str(path) in str(error)
 
 
 class Room:

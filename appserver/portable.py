@@ -79,6 +79,8 @@ class _Follower:
         self._tree: Tree | None = None
         self._found_at = 0.0
         self._asked: set[tuple[int, int]] = set()
+        self._asked_at = 0
+        """When the first were asked to end, as `created` has it."""
         self._next_trim = trio.current_time() + LOOK_SECONDS
         self._wake = trio.Event()
 
@@ -201,8 +203,12 @@ class _Follower:
         self._tree.update(await self._census.look(age_seconds))
 
     def _signal(self, tree: Tree, *, kill: bool) -> None:
+        """End each process, or ask it to, once. Who was born after the first were asked is one by which they end."""
+        first = not self._asked
+        if first:
+            self._asked_at = int(time.time() * 100)
         for key in tree.living:
-            if kill or key not in self._asked:
+            if kill or (key not in self._asked and (first or key[1] < self._asked_at)):
                 self._asked.add(key)
                 end_process(*key, kill=kill)
 

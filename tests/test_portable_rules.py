@@ -113,6 +113,18 @@ def test_each_process_is_asked_once_and_killed_again_and_again(bench: Bench) -> 
     assert bench.ended == [*asked, *killed, *killed]
 
 
+def test_who_was_born_after_the_first_were_asked_is_left_alone_until_the_kill(bench: Bench) -> None:
+    tree = bench.tree(5)
+    bench.follower._signal(tree, kill=False)
+    asked_at = int((bench.now + 900.0) * 100)
+    for pid, created in ((6, asked_at - 1), (7, asked_at), (8, asked_at + 1)):
+        tree.living[pid, created] = Seen(pid, 1, 1, created)
+    bench.follower._signal(tree, kill=False)
+    assert bench.ended == [(5, 1, False), (6, asked_at - 1, False)]
+    bench.follower._signal(tree, kill=True)
+    assert [pid for pid, _, kill in bench.ended if kill] == [5, 6, 7, 8]
+
+
 def test_the_end_is_recorded_with_what_is_known_of_it(bench: Bench) -> None:
     bench.tree(5)
     bench.follower._main_ended(Exited(3))

@@ -73,7 +73,7 @@ test-cluster: $(STAMP)
 # The same cluster, up until it is ended, to play with: see "A cluster to play with" in docs/cluster.md.
 cluster: $(STAMP)
 	tests/cluster/install
-	@PYTHONPATH=tests $(BIN)/python -m cluster.stand
+	@PYTHONPATH=tests exec $(BIN)/python -m cluster.stand
 
 # This version and those that were released, side by side under running applications. Each release has an environment of its own.
 test-upgrade: $(STAMP)

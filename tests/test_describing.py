@@ -80,7 +80,7 @@ async def test_waiter_repeats_what_its_record_said_and_goes_on_telling(tmp_path:
 
 async def test_longest_request_is_repeated_too(tmp_path: Path) -> None:
     long = "\x01" * 10_900  # of which a message of 64 KiB, escaped, holds no more
-    async with room(tmp_path, "/bin/sh", "-c", "sleep 1000", long) as made:
+    async with room(tmp_path, "/bin/sh", "-c", "exec sleep 1000", long) as made:
         told = await trio.to_thread.run_sync(describe, made.record)
         assert told is not None
         assert told.request == made.record.read_request()

@@ -3,7 +3,7 @@
 CPython writes down what it learns while code runs: which class has a method, how often a function was called, which
 kinds of values an instruction meets. What the launcher has learnt, all its waiters share; what a waiter learns costs it
 a page of its own each time, and some time as well, most of all in the moment of the end, which somebody waits for.
-Measured: 1.2 MiB of a waiter's own without this, and half of that with it.
+Measured: 1.2 MiB of a waiter's own without this, and 0.9 with it.
 
 Standard library only.
 """
@@ -62,12 +62,12 @@ def _live() -> None:
         run = Recording.of_new(record, read_known(_prepare()))
         run.write_running()
         waiter = Waiter(run, listener, wakeup)
+        stack.callback(waiter.close)
         for _ in range(2):
             waiter.attend(0.0)  # who comes, and then what is said
         waiter.trim(now=True)
         run.write(pid=spawn(lambda: (b"", None)).pid)
         waiter.wait()
-        waiter.close()
 
 
 def _prepare() -> bytes:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import network_figures
 import pytest
 from pair import Guest, make_keys, open_guest
@@ -11,6 +12,10 @@ from scene import row as row
 from scene import scene as scene
 
 from appserver import retention
+
+# An example that takes long on a busy machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ import trio
 
 from appserver.refusals import LINGER_BYTES, MAX_LINGERING, Refusals
 from appserver.strangers import MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS, Strangers
-from appserver.tls import MAX_RECORD_BYTES, TlsStream
 from pki.contexts import Material, heed_dates
 
 HANDSHAKE_SECONDS = 10.0
@@ -35,6 +34,9 @@ TURN_SECONDS = 0.05
 
 HANDSHAKE_RECORD = 22
 RECORD_HEADER_BYTES = 5
+MAX_RECORD_BYTES = 16384
+"""RFC 8446, section 5.1: of a peer that has not had its turn no more is read than its first record."""
+
 TLS_STATE_BYTES = 131072
 """What OpenSSL, `ssl` and trio hold for one handshake with a chain of certificates (measured: 48 KiB with ours,
 without the part of trio)."""
@@ -70,13 +72,15 @@ class Handshakes:
         self._refusals = refusals
         self._strangers: Strangers[_Stranger] = Strangers(most, min(MAX_HALF_OPEN_PER_ADDRESS, most))
 
-    async def shake(self, stream: trio.SocketStream, address: str, trust: Trust) -> TlsStream | None:
+    async def shake(
+        self, stream: trio.SocketStream, address: str, trust: Trust
+    ) -> trio.SSLStream[trio.SocketStream] | None:
         """Shake hands; None where the peer is refused, which is logged, and which it has been told as far as possible.
 
         Cancelled, it leaves the stream to the caller, as it does always.
         """
         stranger = _Stranger(trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS))
-        tls: TlsStream | None = None
+        tls: trio.SSLStream[trio.SocketStream] | None = None
         broken: str | None = None
         with stranger.scope:
             self._dismiss(self._strangers.enter(stranger, address, trio.current_time()))
@@ -86,8 +90,7 @@ class Handshakes:
                     self._refusals.log(address, "hung up", "it hung up during the handshake")
                     return None
                 await self._wait_for_turn(stranger)
-                heed_dates(trust.context, trust.material, time.time())
-                tls = TlsStream(stream, trust.context, first)
+                tls = _wrap(stream, trust, first)
                 await tls.do_handshake()
             except trio.BrokenResourceError as error:
                 broken = self._refusals.log_broken_handshake(address, error, tls, trust.material)
@@ -151,3 +154,10 @@ def _is_enough(data: bytes) -> bool:
         return False
     size = int.from_bytes(data[3:RECORD_HEADER_BYTES], "big")
     return size > MAX_RECORD_BYTES or len(data) >= RECORD_HEADER_BYTES + size
+
+
+def _wrap(stream: trio.SocketStream, trust: Trust, first: bytes) -> trio.SSLStream[trio.SocketStream]:
+    heed_dates(trust.context, trust.material, time.time())
+    tls = trio.SSLStream(stream, trust.context, server_side=True)
+    tls._incoming.write(first)  # noqa: SLF001  (as if it had just arrived; trio has no other way in)
+    return tls

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -27,7 +26,6 @@ from appserver.session import PeerName, Session
 from appserver.sockets import address_of, keep_honest
 from appserver.strangers import MAX_HALF_OPEN
 from appserver.supervisor import Supervisor
-from appserver.tls import TlsStream
 from pki.contexts import Material, PeerRefused, judge_peer
 from pki.der import fingerprint
 from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
@@ -62,7 +60,7 @@ class _Guest:
 
     session: Session
     der: bytes
-    certificate: Mapping[str, object]
+    certificate: dict[str, object]
     pinned: bool
     """Let in since its own certificate is in the trust store, not one that issued it."""
 
@@ -182,11 +180,9 @@ class Listener:
         if self._peers_gone % PEERS_PER_COLLECTION == 0:
             gc.collect()
 
-    async def _judge(self, tls: TlsStream, address: str, material: Material) -> _Guest | None:
+    async def _judge(self, tls: trio.SSLStream[trio.SocketStream], address: str, material: Material) -> _Guest | None:
         """Decide about a peer that has proved to hold the key of a certificate that OpenSSL accepts."""
-        der, certificate = tls.connection.getpeercert(binary_form=True), tls.connection.getpeercert()
-        assert der is not None
-        assert certificate is not None
+        der, certificate = tls.getpeercert(binary_form=True), tls.getpeercert()
         session = Session(tls, self._supervisor, self._report, PeerName(address, fingerprint(der)))
         try:
             peer = judge_peer(material, der, certificate, name=None, now_unix=time.time())
@@ -194,7 +190,7 @@ class Listener:
             self._refusals.log(address, "certificate", str(error))
             await session.refuse("certificate", str(error))
             return None
-        look_away(tls.connection)
+        look_away(tls._ssl_object)  # noqa: SLF001  (trio hands it out to nobody)
         return _Guest(session, der, certificate, pinned=peer.alias is not None)
 
     async def _serve_guest(self, guest: _Guest) -> None:

@@ -1,7 +1,7 @@
 """Tell a peer that is refused, and the log: each event once, and no more than the log can bear.
 
-A peer gets the TLS alert that says why, which OpenSSL has ready when it fails; the connection then lingers until the
-peer has read it.
+A peer gets the TLS alert that says why: trio raises without sending what OpenSSL has ready, so that is done here, and
+the connection then lingers until the peer has read it.
 
 Every refusal is logged, but a peer that tries again and again, as a manager with a wrong key does, costs one line for
 each address, kind of refusal and minute; what was held back is counted, and said when the minute is over.
@@ -18,7 +18,6 @@ import trio
 
 from appserver.ratelimit import RateLimit
 from appserver.report import Report
-from appserver.tls import TlsStream
 from pki.material import Material
 from pki.refusals import NO_TLS_REASONS, explain_failure, is_alert, kind_of_failure, presented
 
@@ -67,13 +66,13 @@ class Refusals:
         self,
         address: str,
         error: trio.BrokenResourceError,
-        tls: TlsStream | None,
+        tls: trio.SSLStream[trio.SocketStream] | None,
         material: Material,
     ) -> str:
         """Log why a handshake failed; `tls` is None where it had not come to that. Give OpenSSL's name of the reason,
         empty where it has none, for `send_alert`.
         """
-        shown = presented(tls.connection) if tls is not None else None
+        shown = presented(tls._ssl_object) if tls is not None else None  # noqa: SLF001  (trio hands it out to nobody)
         cause = error.__cause__
         if not isinstance(cause, ssl.SSLError):
             broke = f"the connection broke: {cause.strerror}" if isinstance(cause, OSError) else None
@@ -107,9 +106,9 @@ class Refusals:
         ):
             await stream.send_all(BUSY_ALERT)
 
-    async def send_alert(self, tls: TlsStream, stream: trio.SocketStream, reason: str) -> None:
+    async def send_alert(self, tls: trio.SSLStream[trio.SocketStream], stream: trio.SocketStream, reason: str) -> None:
         """Send the alert for a handshake that failed for `reason`, and wait a little for the peer to read it."""
-        pending = tls.alert()
+        pending = tls._outgoing.read()  # noqa: SLF001  (trio offers no other way to what OpenSSL has ready)
         if not pending and reason in NO_TLS_REASONS:
             pending = NO_TLS_ALERT
         if not pending:

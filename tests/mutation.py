@@ -65,13 +65,17 @@ def _tests(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/test_{name}.py" for name in names)
 
 
+_IN_WAITERS = tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn", "preparing", "recording"))
 _OF_ROOMS = (
-    *("waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes"),
+    *("waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes", "preparing"),
     *("launcher_process", "following", "waiting", "describing"),
 )
 
 GROUPS = {
-    "services": Group(("appserver/services.py",), _tests("services", "services_askers", "table_sequences")),
+    "services": Group(
+        ("appserver/services.py", "appserver/retention.py"),
+        _tests("services", "services_askers", "retention", "table_sequences"),
+    ),
     "records": Group(
         ("appserver/records.py", "appserver/recordformat.py"),
         _tests("recordformat", "recovery", "records", "disk_faults"),
@@ -79,9 +83,9 @@ GROUPS = {
     "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol", "codec")),
     "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
     "processes: Linux": Group(
-        tuple(f"appserver/{room}.py" for room in ("waited", "following", "launching", "launcher", "waiter", "spawn")),
+        (*(f"appserver/{room}.py" for room in ("waited", "following", "launching")), *_IN_WAITERS),
         _tests(*_OF_ROOMS),
-        run_elsewhere=tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn")),
+        run_elsewhere=_IN_WAITERS,
     ),
     "processes: portable": Group(("appserver/portable.py",), _tests("portable_rules", "portable")),
 }

@@ -95,6 +95,13 @@ class EarlySignals:
         """Keep what comes from now on for `take_over`."""
         self._collecting = True
 
+    def ignore(self) -> None:
+        """Hear nothing any more: the exit status is certain. A handler, even trio's, would run for each that comes, and
+        where they come faster than they are handled, one within the other until Python gives up.
+        """
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
     def take_over(self) -> Sequence[int]:
         """Give the signals that were kept."""
         return self._collected
@@ -260,6 +267,7 @@ def _watch(
     )
 
     def end(status: int) -> NoReturn:
+        early.ignore()
         _say_status(report, status)
         _leave_process(status)
 

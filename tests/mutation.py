@@ -68,7 +68,7 @@ def _tests(*names: str) -> tuple[str, ...]:
 _IN_WAITERS = tuple(f"appserver/{room}.py" for room in ("launcher", "waiter", "spawn", "preparing", "recording"))
 _OF_ROOMS = (
     *("waiter_rules", "follower_rules", "launcher_rules", "spawn_attributes", "preparing"),
-    *("launcher_process", "following", "waiting", "describing"),
+    *("launcher_process", "following", "waiting", "describing", "ends"),
 )
 
 GROUPS = {
@@ -81,7 +81,7 @@ GROUPS = {
         _tests("recordformat", "recovery", "records", "disk_faults"),
     ),
     "protocol": Group(("appserver/protocol.py", "appserver/codec.py"), _tests("protocol", "codec")),
-    "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_watch")),
+    "manager": Group(("appmgr/manager.py",), _tests("manager", "manager_actions", "manager_wishes", "manager_watch")),
     "processes: Linux": Group(
         (*(f"appserver/{room}.py" for room in ("waited", "following", "launching")), *_IN_WAITERS),
         _tests(*_OF_ROOMS),

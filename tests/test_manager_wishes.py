@@ -59,6 +59,7 @@ def test_what_does_not_run_is_a_failure_for_who_is_to_attach() -> None:
     actions = in_contact(replace(ATTACH, failure_status=9)).received(Refused(1, "not-running", "no"), 0.1)
     assert (finish(actions), logged(actions)) == (9, NOT_THERE)
     assert (shown(actions).state, shown(actions).cause) == ("failed", "not-running")
+    assert (shown(actions).state, shown(actions).cause) == ("failed", "not-running")
 
 
 def test_what_has_ended_meanwhile_is_an_end_for_who_is_to_attach_and_was_not_started_now() -> None:

@@ -66,7 +66,7 @@ TRIM_SECONDS = 0.8
 """How often the log is looked at: it must be trimmed within a second of passing its bound."""
 
 SWEEP_SECONDS = 0.2
-"""How often a tree that is being stopped is looked through for processes that were not there before."""
+"""How often a tree that is being stopped is looked through for processes that were missed (see `signalling`)."""
 
 KILL_SWEEP_SECONDS = 0.02
 """The same after the KILL: what is killed ends at once, unless it is stuck in the kernel or forks as fast as it

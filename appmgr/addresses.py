@@ -31,7 +31,8 @@ class Addresses:
     """The addresses of one host and port."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._host = host
+        # As text it would be encoded by the rules for names in other alphabets, which have to be imported for it.
+        self._host = host.encode() if host.isascii() else host
         self._port = port
         self._known: list[tuple[int, Address]] = []
 

@@ -19,7 +19,6 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NoReturn, cast, final
 
 import trio
@@ -27,7 +26,7 @@ import trio
 from appmgr.addresses import RESOLVE_SECONDS, Address, Addresses
 from pki.contexts import KeysError, Material, PeerRefused, client_context, heed_dates, judge_peer
 from pki.expiry import Reminder, Watched, watched_in, watched_peer
-from pki.frozen import dataclass
+from pki.frozen import dataclass, replace
 from pki.refusals import explain_failure, explain_tls, presented
 
 CONNECT_SECONDS = 3.0

@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import replace
 from typing import Final, TypeAlias, final
 
 from appmgr import wording
@@ -48,7 +47,7 @@ from appserver.messages import (
 )
 from appserver.outcome import Exited, Lost, Outcome, Signaled, exit_status
 from appserver.report import Level, printable
-from pki.frozen import dataclass
+from pki.frozen import dataclass, replace
 
 POLL_TIMEOUT_SHARE: Final = 1 / 3
 """No poll interval is longer than this share of the timeout: two polls may get lost before contact counts as lost."""

@@ -12,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Literal, final
 
-from pki.frozen import dataclass
+from pki.frozen import dataclass, fields
 
 StandingState = Literal["connecting", "running", "lost", "ended", "stopped", "failed", "detached"]
 """`connecting`: no word of the application yet. `running`: it runs, and there is contact. `lost`: it ran when there was

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from typing import NoReturn, TypeVar, cast
 
 from appserver import outcome as outcomes
@@ -51,6 +50,7 @@ from appserver.messages import (
     Watch,
     is_run_id,
 )
+from pki.frozen import fields
 
 _T = TypeVar("_T")
 

@@ -8,7 +8,6 @@ one to tell two runs of a command apart. Standard library only.
 from __future__ import annotations
 
 import os
-import shlex
 from typing import Literal, final
 
 from pki.frozen import dataclass
@@ -51,7 +50,11 @@ class Service:
     @property
     def text(self) -> str:
         """The service string: the line as given, or the words quoted by `shlex.join`."""
-        return self.words[0] if self.form == "line" else shlex.join(self.words)
+        if self.form == "line":
+            return self.words[0]
+        import shlex
+
+        return shlex.join(self.words)
 
     def describe(self) -> str:
         """Name the service for a log line: the string, cut where it is long, and the instance where there is one."""
@@ -67,6 +70,8 @@ class Service:
         """
         if self.form == "vector":
             return self.words
+        import shlex
+
         try:
             words = shlex.split(self.text, posix=os.name == "posix")
         except ValueError as error:

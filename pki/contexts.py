@@ -23,7 +23,6 @@ read. So "connected" means "greeted", which is the programs' business.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 import sys
@@ -41,6 +40,7 @@ from pki.material import ExpiredPins as ExpiredPins
 from pki.material import Keys as Keys
 from pki.material import Material as Material
 from pki.material import Pin as Pin
+from pki.names import short_address
 from pki.refusals import remember_certificates
 from pki.unlock import load_material as load_material
 
@@ -221,7 +221,4 @@ def _alternative_names(certificate: Mapping[str, object]) -> set[str]:
 
 def _normal(name: str) -> str:
     bare = name.strip().strip("[]")
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        return bare.rstrip(".").casefold()
+    return short_address(bare) or bare.rstrip(".").casefold()

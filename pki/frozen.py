@@ -3,10 +3,11 @@
 The standard library's decorator writes the source of six methods for each class and compiles it: half a millisecond a
 class. A manager needs some forty of them and is started for every application at once; measured, a seventh of its start
 went there. Here the methods exist once, in a base class, and look up the names of the fields when they are called,
-which costs an instance two microseconds more.
+which costs an instance two microseconds more. The module `dataclasses` itself, with all that it imports, is loaded only
+when somebody asks it about one of these classes.
 
-To type checkers this *is* the standard decorator, and to `dataclasses.fields`, `replace` and `asdict` an instance is a
-dataclass. It takes what this project uses: frozen classes with slots and without a base, whose annotations are strings
+To type checkers these *are* the standard decorator and functions, and to those an instance is a dataclass. It takes
+what this project uses: frozen classes with slots and without a base, whose annotations are strings
 (`from __future__ import annotations`), with defaults, hidden fields (`field(repr=False)`), `ClassVar` and
 `__post_init__`. Anything else is refused when the class is made. A test holds it to the standard one.
 """
@@ -17,10 +18,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
+    from dataclasses import field as field
+    from dataclasses import fields as fields
+    from dataclasses import replace as replace
 else:
-    from dataclasses import _FIELD, MISSING, Field, FrozenInstanceError, field
-
     _set = object.__setattr__
+
+    _MISSING = object()
+    """In place of a default where there is none."""
 
     def dataclass(*, frozen, slots):
         """Make a frozen class with slots, as the decorator of that name does. Raises `TypeError` for other kinds."""
@@ -28,29 +33,67 @@ else:
             raise TypeError("only frozen classes with slots are made here: take the standard library's decorator")
         return _make
 
+    def field(*, default=_MISSING, repr=True):  # noqa: A002  (its name in the standard library)
+        """Say of a field whether `repr` shows it, and what it is where nothing is given."""
+        return _Field(default, repr)
+
+    def fields(made):
+        """Give the fields of such a class or instance in their order, each with its `name`."""
+        return tuple(made.__frozen_fields__.values())
+
+    def replace(instance, /, **changes):
+        """Make another like `instance`, with these fields changed. Raises `TypeError` for a field that it has not."""
+        kept = {name: getattr(instance, name) for name in instance.__match_args__ if name not in changes}
+        return type(instance)(**kept, **changes)
+
+    class _Field:
+        __slots__ = ("default", "name", "repr", "type")
+
+        def __init__(self, default, shown):
+            self.default = default
+            self.repr = shown
+
     def _make(cls):
         body = dict(cls.__dict__)
-        fields = {
-            name: _field(name, kind, body.pop(name, MISSING))
+        found = {
+            name: _named(name, kind, body.pop(name, _MISSING))
             for name, kind in body.get("__annotations__", {}).items()
             if not kind.startswith("ClassVar")
         }
-        if cls.__bases__ != (object,) or any(found.default_factory is not MISSING for found in fields.values()):
-            raise TypeError(f"{cls.__name__} has a base or a factory: take the standard library's decorator")
+        if cls.__bases__ != (object,):
+            raise TypeError(f"{cls.__name__} has a base: take the standard library's decorator")
         body["__qualname__"] = cls.__qualname__
-        body["__slots__"] = body["__match_args__"] = tuple(fields)
-        body["__dataclass_fields__"] = fields
+        body["__slots__"] = body["__match_args__"] = tuple(found)
+        body["__frozen_fields__"] = found
         for of_the_other in ("__dict__", "__weakref__"):
             del body[of_the_other]
         return type(cls.__name__, (_Frozen,), body)
 
-    def _field(name, kind, default) -> Field:
-        found = default if isinstance(default, Field) else field(default=default)
-        found.name, found.type, found._field_type = name, kind, _FIELD  # noqa: SLF001  (as `dataclasses` does)
-        return found
+    def _named(name, kind, default):
+        if type(default).__module__ == "dataclasses":
+            raise TypeError(f"{name!r} is a field of the standard library's: take its decorator, or `field` from here")
+        named = default if isinstance(default, _Field) else _Field(default, shown=True)
+        named.name, named.type = name, kind
+        return named
+
+    class _StandardFields:
+        """The fields as the standard library has them, made when it first asks a class for them."""
+
+        def __get__(self, _, cls):
+            import dataclasses
+
+            standard = {}
+            for name, found in cls.__frozen_fields__.items():
+                default = dataclasses.MISSING if found.default is _MISSING else found.default
+                standard[name] = made = dataclasses.field(default=default, repr=found.repr)
+                made.name, made.type, made._field_type = name, found.type, dataclasses._FIELD  # noqa: SLF001  (as it does)
+            cls.__dataclass_fields__ = standard
+            return standard
 
     class _Frozen:
         __slots__ = ()
+        __dataclass_fields__ = _StandardFields()
+        __frozen_fields__ = {}  # noqa: RUF012  (each class has its own)
 
         def __init__(self, *values, **named):
             names = self.__match_args__
@@ -59,8 +102,8 @@ else:
             for name, value in zip(names, values, strict=False):
                 _set(self, name, value)
             for name in names[len(values) :]:
-                value = named.pop(name) if name in named else self.__dataclass_fields__[name].default
-                if value is MISSING:
+                value = named.pop(name) if name in named else self.__frozen_fields__[name].default
+                if value is _MISSING:
                     raise TypeError(f"{type(self).__name__} wants a value for {name!r}")
                 _set(self, name, value)
             if named:
@@ -74,7 +117,7 @@ else:
             return tuple([getattr(self, name) for name in self.__match_args__])
 
         def __repr__(self):
-            shown = [name for name, found in self.__dataclass_fields__.items() if found.repr]
+            shown = [name for name, found in self.__frozen_fields__.items() if found.repr]
             return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
         def __eq__(self, other):
@@ -84,9 +127,13 @@ else:
             return hash(self._values())
 
         def __setattr__(self, name, value):
+            from dataclasses import FrozenInstanceError
+
             raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
         def __delattr__(self, name):
+            from dataclasses import FrozenInstanceError
+
             raise FrozenInstanceError(f"cannot delete field {name!r}")
 
         def __reduce__(self):

@@ -5,10 +5,9 @@ They stand apart from `contexts` so that reading a configuration file does not i
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Literal, TypeAlias, final
 
-from pki.frozen import dataclass
+from pki.frozen import dataclass, field
 
 ExpiredPins: TypeAlias = Literal["accept", "refuse"]
 """What becomes of a pinned certificate whose dates have passed (contract, section 4, "Trust is a pin")."""

@@ -14,16 +14,15 @@ for them.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import field
 from typing import final
 
 from pki.errors import SettingsError
-from pki.frozen import dataclass
+from pki.frozen import dataclass, field
+from pki.names import short_address
 
 MAX_FILE_BYTES = 1024 * 1024
 """No file of this kind is larger; a wrong path (a disk image, a device) must not fill the memory."""
@@ -68,10 +67,7 @@ class Document:
 def normal_name(name: str) -> str:
     """Give the form in which node names are compared: lower case, no brackets, the short form of an address."""
     bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        return bare.casefold()
+    return short_address(bare) or bare.casefold()
 
 
 def read_document(path: str, *, may_be_absent: bool = False) -> Document:

@@ -37,8 +37,8 @@ to be dead (state X) some microseconds before the kernel has written down how it
 _CAP_SYS_PTRACE = 1 << 19
 
 _prctl = ctypes.CDLL(None).prctl
-_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-"""Made ready once, and without `errno`: each waiter calls it, and what it touches it has for itself from then on."""
+"""Made ready once, without `errno` and without types for its arguments, small numbers all of them: each waiter calls
+it, and what it touches it has for itself from then on."""
 
 
 def become_subreaper() -> None:

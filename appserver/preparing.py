@@ -1,8 +1,8 @@
 """What the child of a waiter does before it becomes the application: read, open the log, go on record.
 
 It reads what is to be run, opens the log, and writes its own pid into the record. Its waiter, which reads nothing, gets
-from it what it has to know for as long as the application lives (`Known`); the two are one program after a fork, so
-that goes as `marshal` writes it, which the reader pays next to nothing for.
+from it what it has to know for as long as the application lives, and what it is to write next (`Known`); the two are
+one program after a fork, so that goes as `marshal` writes it, which the reader pays next to nothing for.
 
 Standard library only; nothing is imported after the fork.
 """
@@ -16,35 +16,30 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import NamedTuple
+from typing import TypeAlias
 
 assert sys.platform != "win32"
 
 from appserver import runlog
 from appserver.procfs import oom_kills, process_stat
-from appserver.recordformat import DamagedRecordError, RecordError, Request, State, state_text
+from appserver.recordformat import DamagedRecordError, RecordError, Request, State, sealed_state, state_text
 from appserver.records import RunRecord, StateFile
 from appserver.spawn import Program
 
 WATCH = b"watch"
-"""Told in place of a `Known` where there is nothing to start: a predecessor did so, and that is to be watched."""
+"""Told in place of what is `Known` where there is nothing to start: a predecessor did so, and that is to be watched."""
 
 _FIELDS = tuple(field.name for field in fields(State))
 
 
-class Known(NamedTuple):
-    """What a waiter knows of a run that was just started.
+Values: TypeAlias = tuple[str | float | None, ...]
 
-    `sequence` and `state` are those of the record, `text` the same state as JSON, `request` the request as JSON. The
-    state has the phase that is to be recorded next.
-    """
+Known: TypeAlias = tuple[int, Values, bytes, bytes, bytes, str, int]
+"""What a waiter knows of a run that was just started: the number of the slot that is to be written next, the values of
+the state that belongs there, the same as JSON and as the slot wants it, the request as JSON, the log and its bound.
 
-    sequence: int
-    state: State
-    text: bytes
-    request: bytes
-    log_path: str
-    log_max_bytes: int
+A bare tuple, and a state that is not made before somebody asks: each field of a class is a page of the waiter's own.
+"""
 
 
 def prepare(record: RunRecord, environment: Mapping[bytes, bytes]) -> tuple[bytes, Program | None]:
@@ -72,19 +67,26 @@ def prepare(record: RunRecord, environment: Mapping[bytes, bytes]) -> tuple[byte
         record_failure(file, "start-failed", str(error))
         return b"", None
     running = replace(file.state, phase="running")
-    return write_known(file.sequence, running, text, request), program
+    return write_known(file.sequence + 1, running, text, request), program
 
 
 def write_known(sequence: int, state: State, text: bytes, request: Request) -> bytes:
     """Write a `Known` for the waiter to read; `text` is the request as JSON. The state has neither stop nor outcome."""
     values = tuple(getattr(state, name) for name in _FIELDS)
-    return marshal.dumps((sequence, values, state_text(state), text, request.log_path, request.log_max_bytes))
+    written = state_text(state)
+    sealed = sealed_state(sequence, written)
+    return marshal.dumps((sequence, values, written, sealed, text, request.log_path, request.log_max_bytes))
 
 
 def read_known(told: bytes) -> Known:
     """Read what `write_known` wrote."""
-    sequence, values, *others = marshal.loads(told)  # noqa: S302  (our own child wrote it)
-    return Known(sequence, State(*values), *others)
+    known: Known = marshal.loads(told)  # noqa: S302  (our own child wrote it)
+    return known
+
+
+def known_state(values: Values) -> State:
+    """Make the state of its values."""
+    return State(*values)  # type: ignore[arg-type]  # our own, in the order of the fields
 
 
 def record_failure(file: StateFile, code: str, text: str) -> None:

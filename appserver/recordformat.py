@@ -183,10 +183,17 @@ def slot(sequence: int, state: State, text: bytes | None = None) -> bytes:
 
     `text` is what `state_text` makes of the state, for whoever has it already.
     """
-    sealed = _sealed(b'{"format":%d,"sequence":%d,%s' % (FORMAT, sequence, (text or state_text(state))[1:]))
+    return sealed_state(sequence, text or state_text(state)).ljust(SLOT_BYTES, b"\0")
+
+
+def sealed_state(sequence: int, text: bytes) -> bytes:
+    """Make what counts of a slot, of what `state_text` made: what lies behind it is not read. Raises RecordError where
+    it does not fit.
+    """
+    sealed = _sealed(b'{"format":%d,"sequence":%d,%s' % (FORMAT, sequence, text[1:]))
     if len(sealed) > SLOT_BYTES:
         raise RecordError(f"a state of {len(sealed)} bytes does not fit into a slot of {SLOT_BYTES}")
-    return sealed.ljust(SLOT_BYTES, b"\0")
+    return sealed
 
 
 def newest(data: bytes) -> tuple[int, State]:

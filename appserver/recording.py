@@ -17,7 +17,7 @@ from typing import final
 
 assert sys.platform != "win32"
 
-from appserver.preparing import Known
+from appserver.preparing import Known, Values, known_state
 from appserver.recordformat import (
     DamagedRecordError,
     RecordError,
@@ -26,7 +26,7 @@ from appserver.recordformat import (
     request_from_json,
     state_text,
 )
-from appserver.records import RunRecord, StateFile
+from appserver.records import RunRecord, StateFile, write_slot
 
 MAX_TOLD_BYTES = 160 * 1024
 """Of a record that is told: what Linux takes for one packet by default is a little more, and the longest request less.
@@ -39,20 +39,34 @@ NUDGE = b'{"event": "state"}'
 class Recording:
     """The state of one run, its request as JSON (None where that is not known), and where its log lies."""
 
-    def __init__(self, file: StateFile, request: bytes | None, log_path: str | None, log_max_bytes: int) -> None:
+    def __init__(
+        self,
+        file: StateFile | None,
+        request: bytes | None,
+        log_path: str | None,
+        log_max_bytes: int,
+        text: bytes | None = None,
+    ) -> None:
         self.request = request
         self.log_path = log_path
         self.log_max_bytes = log_max_bytes
+        self.is_quiet = file is None
+        """Nothing has happened since the start: no outcome, no stop. As long as that is so nobody asks for the state.
+        """
         self._file = file
-        self._text: bytes | None = None
+        self._next: tuple[int, int, Values, bytes] = (-1, 0, (), b"")
+        """For as long as there is no file: its descriptor, and of the slot that is to be written its number, the values
+        of its state, and the bytes.
+        """
+        self._text = text
         self._is_recorded = True
 
     @classmethod
     def of_new(cls, fd: int, known: Known) -> Recording:
         """Take over from our child, which wrote into the record that is open as `fd`."""
-        file = StateFile.take_over(fd, known.sequence, known.state)
-        recording = cls(file, known.request, known.log_path, known.log_max_bytes)
-        recording._text = known.text
+        sequence, values, text, sealed, request, log_path, log_max_bytes = known
+        recording = cls(None, request, log_path, log_max_bytes, text)
+        recording._next = fd, sequence, values, sealed
         return recording
 
     @classmethod
@@ -70,7 +84,13 @@ class Recording:
     @property
     def state(self) -> State:
         """The state as it is known, be it on record or not."""
-        return self._file.state
+        return self._writer().state
+
+    def _writer(self) -> StateFile:
+        if self._file is None:
+            fd, sequence, values, _ = self._next
+            self._file = StateFile.take_over(fd, sequence - (not self._is_recorded), known_state(values))
+        return self._file
 
     def read_request(self) -> Request:
         """Give the request, which has to be known. Raises DamagedRecordError."""
@@ -79,21 +99,23 @@ class Recording:
 
     def write(self, **changes: object) -> None:
         """Change the state, and put it on record, where that is possible."""
-        state = replace(self._file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
-        self._put(state, state_text(state))
-
-    def write_running(self) -> None:
-        """Put on record that the process executes, as our child has written it down."""
-        assert self._text is not None
-        self._put(self._file.state, self._text)
-
-    def _put(self, state: State, text: bytes) -> None:
-        self._text = text
+        file = self._writer()
+        self.is_quiet = False
+        state = replace(file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
+        self._text = state_text(state)
         try:
-            self._file.write(state, text)
+            file.write(state, self._text)
             self._is_recorded = True
         except RecordError:
-            self._file.state = state
+            file.state = state
+            self._is_recorded = False
+
+    def write_running(self) -> None:
+        """Put on record that the process executes, as our child has made it ready."""
+        fd, sequence, _, sealed = self._next
+        try:
+            write_slot(fd, sequence, sealed)
+        except RecordError:
             self._is_recorded = False
 
     def nudge(self) -> bytes:
@@ -108,9 +130,9 @@ class Recording:
 
     def _told_state(self) -> bytes:
         if self._text is None:
-            self._text = state_text(self._file.state)
+            self._text = state_text(self._writer().state)
         return b'"state": %s, "recorded": %s' % (self._text, b"true" if self._is_recorded else b"false")
 
     def close(self) -> None:
         """Close the record."""
-        self._file.close()
+        self._writer().close()

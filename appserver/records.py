@@ -152,18 +152,23 @@ class StateFile:
         `text` is what `state_text` makes of the state, for whoever has it already.
         """
         sequence = self.sequence + 1
-        try:
-            written = write_at(self._fd, slot(sequence, state, text), (sequence % 2) * SLOT_BYTES)
-        except OSError as error:
-            raise RecordError(f"the state of a run: {error.strerror or error}") from error
-        if written != SLOT_BYTES:
-            raise RecordError("the state of a run: the slot was written in part only")
+        write_slot(self._fd, sequence, slot(sequence, state, text))
         self.sequence = sequence
         self.state = state
 
     def close(self) -> None:
         """Close the file; what was written stays."""
         os.close(self._fd)
+
+
+def write_slot(fd: int, sequence: int, data: bytes) -> None:
+    """Write the slot of this number, or what counts of it, into the state that is open as `fd`. Raises RecordError."""
+    try:
+        written = write_at(fd, data, (sequence % 2) * SLOT_BYTES)
+    except OSError as error:
+        raise RecordError(f"the state of a run: {error.strerror or error}") from error
+    if written != len(data):
+        raise RecordError("the state of a run: the slot was written in part only")
 
 
 @final

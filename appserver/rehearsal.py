@@ -66,8 +66,12 @@ def _live() -> None:
         for _ in range(2):
             waiter.attend(0.0)  # who comes, and then what is said
         waiter.trim(now=True)
-        run.write(pid=spawn(lambda: (b"", None)).pid)
+        run.write(pid=spawn(_nothing)[0])
         waiter.wait()
+
+
+def _nothing() -> tuple[bytes, None]:
+    return b"", None
 
 
 def _prepare() -> bytes:

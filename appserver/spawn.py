@@ -22,12 +22,17 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 assert sys.platform != "win32"
 
 from appserver.attributes import LIMITS, Account, Attributes
 from appserver.execerrors import explain_exec_error
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple, Unpack
+
+    _Words = TypeVarTuple("_Words")
 
 _RESOURCES: dict[str, int] = {name: getattr(resource, f"RLIMIT_{name.upper()}") for name in LIMITS}
 
@@ -53,21 +58,17 @@ class Program(NamedTuple):
     attributes: Attributes
 
 
-class Spawned(NamedTuple):
-    """The child: what it told, empty where it was not ready to execute, and its report where that failed then."""
-
-    pid: int
-    told: bytes
-    report: bytes
-
-
-def spawn(prepare: Callable[[], tuple[bytes, Program | None]]) -> Spawned:
+def spawn(
+    prepare: Callable[[Unpack[_Words]], tuple[bytes, Program | None]], *words: Unpack[_Words]
+) -> tuple[int, bytes, bytes]:
     """Start an application in its own session; return once it executes, or its child has ended.
 
-    `prepare` is called in the child. It gives what the parent is to know, and what to execute; the child ends where
-    that is nothing. The application gets default signal dispositions, an empty signal mask, working directory `/`,
-    umask 022, `oom_score_adj` 0 and no descriptor beyond the standard ones (contract, section 2), but for what its
-    attributes say. Raises OSError where there is no pipe or no process to be had.
+    Gives the child's pid, what it told, empty where it was not ready to execute, and its report where that failed then.
+
+    `prepare` is called in the child, with the `words`. It gives what the parent is to know, and what to execute; the
+    child ends where that is nothing. The application gets default signal dispositions, an empty signal mask, working
+    directory `/`, umask 022, `oom_score_adj` 0 and no descriptor beyond the standard ones (contract, section 2), but
+    for what its attributes say. Raises OSError where there is no pipe or no process to be had.
     """
     read, write = os.pipe()
     try:
@@ -77,7 +78,7 @@ def spawn(prepare: Callable[[], tuple[bytes, Program | None]]) -> Spawned:
         os.close(write)
         raise
     if pid == 0:
-        _become_application(prepare, write)
+        _become_application(prepare, words, write)
     os.close(write)
     said = b""
     while data := os.read(read, _READ_BYTES):
@@ -85,14 +86,16 @@ def spawn(prepare: Callable[[], tuple[bytes, Program | None]]) -> Spawned:
     os.close(read)
     length, _, rest = said.partition(b" ")
     count = int(length or b"0")
-    return Spawned(pid, rest[:count], rest[count:])
+    return pid, rest[:count], rest[count:]
 
 
-def _become_application(prepare: Callable[[], tuple[bytes, Program | None]], write: int) -> NoReturn:
+def _become_application(
+    prepare: Callable[[Unpack[_Words]], tuple[bytes, Program | None]], words: tuple[Unpack[_Words]], write: int
+) -> NoReturn:
     # In the child: nothing may return or raise from here.
     try:
         os.setsid()
-        told, program = prepare()
+        told, program = prepare(*words)
         os.write(write, b"%d %s" % (len(told), told))
         if program is not None:
             os.write(write, _execute(program))

@@ -80,6 +80,7 @@ MAX_ORDER_BYTES = 4096
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
 
+_SIGCHLD = int(signal.SIGCHLD)
 _STATE_FLAGS = os.O_RDWR | OPEN_FLAGS
 
 DESCRIBE = b'{"order": "describe"}'
@@ -91,8 +92,8 @@ def wake_on_children() -> int:
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    _signal.signal(signal.SIGCHLD, _woken)
+    signal.set_wakeup_fd(write)  # one argument is two pages less than one with a name
+    _signal.signal(_SIGCHLD, _woken)
     return read
 
 
@@ -145,10 +146,12 @@ class Waiter:
 
     def wait(self) -> None:
         """Go on until nobody of the tree lives, or, for a substitute, until the process and its stop are done."""
-        while not self._run.state.gone:
+        while self._run.is_quiet or not self._run.state.gone:
             self.attend(self._sleep_seconds())
             childless = self._has_news and self._reap()
             self.trim()
+            if self._run.is_quiet:
+                continue
             state = self._run.state
             if not state.gone and (state.stop is not None or state.outcome is not None):
                 self._advance(childless=childless)
@@ -174,7 +177,7 @@ class Waiter:
     def _sleep_seconds(self) -> float:
         now = time.monotonic()
         wake = self._next_trim
-        stop = self._run.state.stop
+        stop = None if self._run.is_quiet else self._run.state.stop
         if stop is not None:
             sweep = self._kill_sweep_seconds if now >= stop.kill_at else min(SWEEP_SECONDS, stop.kill_at - now)
             wake = min(wake, now + sweep)
@@ -378,21 +381,21 @@ def run_waiter(record: RunRecord, listener: socket.SocketType, environment: Mapp
     wakeup = wake_on_children()
     state_fd = os.open(record.file("state"), _STATE_FLAGS)
     try:
-        child = spawn(lambda: prepare(record, environment))
+        pid, told, report = spawn(prepare, record, environment)
     except OSError as error:
         record_failure(StateFile(record), "start-failed", f"cannot fork: {error.strerror}")
         os._exit(1)
-    if child.told == WATCH:
+    if told == WATCH:
         run_substitute(record, listener, wakeup)
-    if child.told:
-        run = Recording.of_new(state_fd, read_known(child.told))
-        if child.report:
-            _record_report(run, child.report)
+    if told:
+        run = Recording.of_new(state_fd, read_known(told))
+        if report:
+            _record_report(run, report)
             os._exit(1)
         run.write_running()
     else:  # it could not be started, or somebody has killed it: on record it may be all the same
         run = Recording.of_record(record)
-        if run.state.gone or run.state.pid != child.pid:
+        if run.state.gone or run.state.pid != pid:
             os._exit(1)
     Waiter(run, listener, wakeup).wait()
     os._exit(0)

@@ -22,10 +22,11 @@ from appserver import waiter as room
 from appserver.attributes import Account, Attributes
 from appserver.identity import Service
 from appserver.outcome import Signaled
-from appserver.preparing import WATCH, prepare, read_known
+from appserver.preparing import WATCH, known_state, prepare, read_known
 from appserver.procfs import process_stat
-from appserver.recordformat import RecordError, Request, State, request_to_json, state_to_json
-from appserver.records import Records, RunRecord, StateFile
+from appserver.recordformat import RecordError, Request, State, newest, request_to_json, state_to_json
+from appserver.recording import Recording
+from appserver.records import Records, RunRecord, StateFile, write_slot
 from appserver.spawn import Program
 from appserver.waiter import run_waiter
 
@@ -63,13 +64,14 @@ def test_a_child_puts_itself_on_record_and_tells_its_waiter_all_that_it_has_to_k
     times = {"started_at": state.started_at, "started_monotonic": state.started_monotonic, "oom_kills": state.oom_kills}
     assert state == replace(FRESH, pid=os.getpid(), start_ticks=stat.start_ticks, **times)  # type: ignore[arg-type]
     assert None not in times.values()
-    known = read_known(told)
-    assert known.state == replace(state, phase="running")
-    assert json.loads(known.text) == state_to_json(known.state)
-    assert json.loads(known.request) == json.loads(json.dumps(request_to_json(request)))
-    assert (known.log_path, known.log_max_bytes) == (request.log_path, 1000)
-    StateFile.take_over(os.open(record.file("state"), os.O_RDWR), known.sequence, known.state).write(known.state)
-    assert record.read_state() == known.state  # which is newer than what the child wrote
+    sequence, values, text, sealed, request_text, *log = read_known(told)
+    running = known_state(values)
+    assert running == replace(state, phase="running")
+    assert json.loads(text) == state_to_json(running)
+    assert json.loads(request_text) == json.loads(json.dumps(request_to_json(request)))
+    assert log == [request.log_path, 1000]
+    write_slot(os.open(record.file("state"), os.O_RDWR), sequence, sealed)
+    assert record.read_state() == running  # which is newer than what the child wrote
 
 
 def test_the_log_belongs_to_the_user_of_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +180,7 @@ def test_what_cannot_be_executed_is_on_record_with_its_reason(tmp_path: Path) ->
 
 
 def test_a_fork_that_fails_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_fork(_: object) -> None:
+    def no_fork(*_: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     record, _ = recorded(tmp_path)
@@ -186,3 +188,30 @@ def test_a_fork_that_fails_is_on_record(tmp_path: Path, monkeypatch: pytest.Monk
     assert wait_out(record) == 1
     failure = ("start-failed", "cannot fork: Resource temporarily unavailable")
     assert record.read_state() == replace(FRESH, phase="failed", failure=failure, gone=True)
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_waiter_goes_on_from_what_its_child_told(tmp_path: Path, is_writable: bool) -> None:
+    record, _ = recorded(tmp_path)
+    told, program = prepare(record, {})
+    assert program is not None
+    os.close(program.log_fd)
+    known = read_known(told)
+    state_fd = os.open(record.file("state"), os.O_RDWR if is_writable else os.O_RDONLY)
+    run = Recording.of_new(state_fd, known)
+    run.write_running()
+    assert record.read_state().phase == ("running" if is_writable else "starting")
+    assert json.loads(run.nudge()) == {
+        "event": "state",
+        "state": state_to_json(known_state(known[1])),
+        "recorded": is_writable,
+    }
+    assert run.is_quiet
+    with open(record.file("state"), "r+b", buffering=0) as writable:
+        os.dup2(writable.fileno(), state_fd)
+    run.write(survivors="stop")
+    assert not run.is_quiet
+    sequence, state = newest(Path(record.file("state")).read_bytes())
+    assert state == run.state == replace(known_state(known[1]), survivors="stop")
+    assert sequence == known[0] + is_writable  # a slot that was never written is not the newer one of the two
+    run.close()

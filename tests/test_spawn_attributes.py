@@ -14,12 +14,14 @@ if sys.platform == "win32":
     pytest.skip("spawns by fork", allow_module_level=True)
 
 from appserver.attributes import PLAIN, Account, Attributes, Limit
-from appserver.spawn import Program, Spawned, explain_report, spawn
+from appserver.spawn import Program, explain_report, spawn
 
 SHOW = 'pwd; umask; ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj; echo "$A"; read x || echo null'
 
 
-def spawned(executable: str, argv: tuple[str, ...], log: Path, attributes: Attributes = PLAIN) -> Spawned:
+def spawned(
+    executable: str, argv: tuple[str, ...], log: Path, attributes: Attributes = PLAIN
+) -> tuple[int, bytes, bytes]:
     environment = {b"PATH": os.fsencode(os.defpath), b"A": b"x"}
     with log.open("ab") as file:
         return spawn(lambda: (b"told", Program(executable, argv, environment, file.fileno(), attributes)))
@@ -50,7 +52,7 @@ import appserver.launcher
 from appserver.attributes import PLAIN
 from appserver.spawn import Program, spawn
 sys.addaudithook(lambda event, words: event == "import" and os.write(2, f"import {words[0]}\\n".encode()))
-os.waitpid(spawn(lambda: (b"", Program("/bin/true", ("true",), {}, 2, PLAIN))).pid, 0)
+os.waitpid(spawn(lambda: (b"", Program("/bin/true", ("true",), {}, 2, PLAIN)))[0], 0)
 """
 
 
@@ -65,7 +67,7 @@ def test_a_child_imports_nothing_after_the_fork() -> None:
 def test_user_group_and_groups_are_those_of_the_rule(tmp_path: Path) -> None:
     argv = ("sh", "-c", "grep -E 'Uid|Gid|Groups' /proc/self/status")
     account = Attributes(account=Account(4001, 4002, (4003, 4004)))
-    os.waitpid(spawned("/bin/sh", argv, tmp_path / "log", account).pid, 0)
+    os.waitpid(spawned("/bin/sh", argv, tmp_path / "log", account)[0], 0)
     found = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert found == [["Uid:", *["4001"] * 4], ["Gid:", *["4002"] * 4], ["Groups:", "4003", "4004"]]
 
@@ -120,10 +122,10 @@ def test_nothing_is_left_open_whatever_comes_of_it(tmp_path: Path, monkeypatch: 
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     before = os.listdir("/proc/self/fd")
-    os.waitpid(spawned("/bin/true", ("true",), tmp_path / "log").pid, 0)
-    failed = spawned("/nowhere", ("true",), tmp_path / "log")
-    os.waitpid(failed.pid, 0)
-    assert failed.report == f"exec {errno.ENOENT}".encode()
+    os.waitpid(spawned("/bin/true", ("true",), tmp_path / "log")[0], 0)
+    pid, _, report = spawned("/nowhere", ("true",), tmp_path / "log")
+    os.waitpid(pid, 0)
+    assert report == f"exec {errno.ENOENT}".encode()
     monkeypatch.setattr(os, "fork", no_fork)
     with pytest.raises(OSError, match="Resource temporarily unavailable"):
         spawned("/bin/true", ("true",), tmp_path / "log")

@@ -394,8 +394,8 @@ def test_what_cannot_be_recorded_is_told_and_known(bench: Bench) -> None:
     client = bench.connect()
     bench.ask(client, {"order": "describe"})
     heard(client)
-    os.close(bench.run._file._fd)
-    bench.run._file._fd = os.open(os.devnull, os.O_RDONLY)
+    os.close(bench.run._writer()._fd)
+    bench.run._writer()._fd = os.open(os.devnull, os.O_RDONLY)
     bench.waiter._write(oom_kills=5)
     assert heard(client)["recorded"] is False
     assert bench.run.state.oom_kills == 5

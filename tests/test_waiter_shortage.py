@@ -59,7 +59,7 @@ def test_kill_that_does_not_help_is_repeated_ever_more_slowly(monkeypatch: pytes
     monkeypatch.setattr(waiter_module, "kill", killed.append)
     monkeypatch.setattr(waiter_module, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(waiter_module, "descendants", lambda _: [stuck])
-    waiter._run = SimpleNamespace(state=state)  # type: ignore[assignment]
+    waiter._run = SimpleNamespace(state=state, is_quiet=False)  # type: ignore[assignment]
     waiter._is_substitute = False
     waiter._next_trim = now + 1e6
     waiter._kill_sweep_seconds = KILL_SWEEP_SECONDS

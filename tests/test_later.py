@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pki.later import UNUSED_BY_TRIO_HERE, loaded_when_used
+from pki.later import UNUSED_BY_TRIO_HERE, UNUSED_OF_TRIO_HERE, Finish, loaded_when_used, names_loaded_when_used
 
 Make = Callable[[str, str], None]
 
@@ -110,6 +111,143 @@ def test_two_threads_that_use_it_first_both_find_it_whole(make: Make) -> None:
     assert found == [1] * 4
 
 
+GATHERING = {
+    "waiting/__init__": "from . import inner\nfrom .early import *\nfrom .part import Thing as Thing, make as build\n",
+    "waiting/early": "soon = 1\n",
+    "waiting/inner": "from .part import make\n",
+    "waiting/part": "class Thing: pass\ndef make(): return Thing()\n",
+}
+
+
+def import_gathering(make: Make, finish: Finish | None, **more: str) -> tuple[ModuleType, ModuleType]:
+    """Import a package that hands on names of a part, and give both."""
+    for name, source in (GATHERING | {f"waiting/{each}": source for each, source in more.items()}).items():
+        make(name, source)
+    gathering = ("waiting", "waiting.inner")
+    with loaded_when_used({"waiting.part"}), names_loaded_when_used(gathering, lambda: finish):
+        package = importlib.import_module("waiting")
+    return package, sys.modules["waiting.part"]
+
+
+def test_a_package_hands_on_a_name_of_a_part_without_loading_it(make: Make) -> None:
+    finished: list[tuple[str, list[str]]] = []
+    package, part = import_gathering(make, lambda module, names: finished.append((module, list(names))))
+    assert not is_loaded(part)
+    assert {"Thing", "build", "soon"} <= set(dir(package))
+    assert not is_loaded(part)
+    assert type(package.build()) is package.Thing is part.Thing
+    assert is_loaded(part)
+    assert package.inner.make is part.make is package.build
+    assert finished == [("waiting", ["Thing"]), ("waiting", ["build"]), ("waiting.inner", ["make"])]
+    # And nothing tells that there was anything but the names themselves.
+    assert vars(package)["Thing"] is part.Thing
+    assert not {"__getattr__", "__dir__"} & set(vars(package)) | set(vars(package.inner)) & {"__getattr__", "__dir__"}
+
+
+def test_names_handed_on_are_taken_like_any_others(make: Make) -> None:
+    package, part = import_gathering(make, lambda *_: None)
+    make("waiting_user", "from waiting import Thing\nclass Own(Thing): pass\n")
+    own = importlib.import_module("waiting_user").Own
+    assert own.__mro__[1] is part.Thing
+    assert pickle.loads(pickle.dumps(package.Thing)) is part.Thing
+    with pytest.raises(AttributeError, match="waiting.*nothing_such"):
+        _ = package.nothing_such
+
+
+def test_all_names_that_a_package_hands_on_can_be_imported_from_it(make: Make) -> None:
+    import_gathering(make, lambda *_: None)
+    make("waiting_star", "from waiting import *\n")
+    assert {"Thing", "build", "soon"} <= set(vars(importlib.import_module("waiting_star")))
+
+
+def test_what_was_put_in_the_place_of_a_name_stays(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, part = import_gathering(make, lambda *_: None)
+    package.Thing = 1  # type: ignore[attr-defined]
+    assert part.make() is not None
+    assert package.Thing == 1
+    monkeypatch.setattr(package, "build", len)
+    monkeypatch.undo()
+    assert package.build is part.make
+
+
+def test_a_package_that_answers_for_other_names_still_does(make: Make) -> None:
+    source = GATHERING["waiting/__init__"] + "def __getattr__(name): return name.upper()\n"
+    package, part = import_gathering(make, lambda *_: None, __init__=source)
+    assert package.other == "OTHER"
+    assert package.Thing is part.Thing
+    assert package.another == "ANOTHER"
+
+
+@pytest.mark.parametrize(
+    "use",
+    ["class Below(Thing): own = 1", "made = build()", "looked = Thing.__name__", "from .user import Thing as also"],
+)
+def test_a_name_that_is_used_in_the_import_of_its_package_is_real(make: Make, use: str) -> None:
+    source = f"{GATHERING['waiting/__init__']}from . import user\n{use}\n"
+    package, part = import_gathering(make, lambda *_: None, __init__=source, user="from .part import Thing\n")
+    found = vars(package)
+    assert package.user.Thing is part.Thing
+    if "Below" in found:
+        assert found["Below"].__mro__[1] is part.Thing
+    if "made" in found:
+        assert type(found["made"]) is part.Thing
+    if "looked" in found:
+        assert found["looked"] == "Thing"
+    assert package.Thing is part.Thing
+
+
+def test_a_placeholder_that_another_module_has_taken_is_replaced(make: Make) -> None:
+    source = GATHERING["waiting/__init__"] + "from . import user\n"
+    package, part = import_gathering(make, lambda *_: None, __init__=source, user="from waiting import Thing\n")
+    assert vars(package.user)["Thing"] is part.Thing
+
+
+def test_all_is_loaded_where_it_is_not_known_what_is_to_be_done_with_names(make: Make) -> None:
+    package, part = import_gathering(make, None)
+    assert is_loaded(part)
+    assert vars(package)["build"] is part.make
+
+
+def test_a_part_that_cannot_be_loaded_fails_where_its_name_is_looked_up(make: Make) -> None:
+    package, _ = import_gathering(make, lambda *_: None, part="raise LookupError('broken')\n")
+    for _ in range(2):
+        with pytest.raises(LookupError, match="broken"):
+            _ = package.Thing
+
+
+TELLING = """
+import sys
+if {light}:
+    from pki.later import import_trio
+    import_trio()
+import trio
+of_modules = "__getattr__", "__dir__", "__builtins__", "__spec__", "__loader__", "__cached__"
+for module in (trio, trio.lowlevel, trio.socket, trio.abc, trio.from_thread, trio.to_thread, trio._core):
+    for name in [name for name in dir(module) if name not in of_modules]:
+        found = getattr(module, name)
+        if not (name[0] == "_" and isinstance(found, type(sys))):
+            said = [getattr(found, word, None) for word in ("__module__", "__qualname__", "__name__")]
+            if isinstance(found, type(sys)):
+                said = [found.__name__]
+            elif isinstance(found, type):
+                said += [(key, getattr(value, "__qualname__", None)) for key, value in sorted(vars(found).items())
+                         if key != "__replace__"]
+            print(module.__name__, name, said)
+"""
+
+
+def test_all_of_trio_is_as_if_it_had_been_loaded_at_once() -> None:
+    root = Path(__file__).resolve().parent.parent
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", TELLING.format(light=light)], check=True, cwd=root, timeout=60, capture_output=True
+        ).stdout
+        for light in (False, True)
+    ]
+    assert told[0].count(b"\n") > 100
+    assert told[0] == told[1]
+
+
 PROGRAM = """
 import subprocess as before, sys
 for name in {names!r}:
@@ -117,12 +255,15 @@ for name in {names!r}:
 from pki.later import import_trio
 import_trio()
 waiting = [name for name in {names!r} if name in sys.modules and type(sys.modules[name]).__name__ == "_Later"]
-assert "idna" in waiting and "subprocess" in waiting, waiting
+assert "idna" in waiting and "trio._dtls" in waiting and "trio._subprocess" in waiting, waiting
 import ctypes.util, trio
 assert ctypes.util.find_library.__module__ == "ctypes.util"
 async def main():
     with trio.fail_after(30):
         await trio.run_process([sys.executable, "-c", ""])
+        assert await trio.Path(sys.executable).exists()
+        assert type(await trio.open_file(sys.executable, "rb")).__module__ == "trio._file_io"
+        assert await trio.to_thread.run_sync(len, "four") == 4
         found = await trio.socket.getaddrinfo("127.0.0.1", 1)
         assert found[0][4] == ("127.0.0.1", 1)
     try:
@@ -139,5 +280,5 @@ assert idna.encode("b\\u00fccher.example") == b"xn--bcher-kva.example"
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="except*")
 def test_trio_works_with_all_that_waits() -> None:
     root = Path(__file__).resolve().parent.parent
-    program = PROGRAM.format(names=sorted(UNUSED_BY_TRIO_HERE))
+    program = PROGRAM.format(names=sorted(UNUSED_BY_TRIO_HERE | UNUSED_OF_TRIO_HERE))
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, timeout=60)

@@ -77,7 +77,15 @@ NOT_IN_A_MANAGER = HEAVY | {
     "shutil",
     "subprocess",
     "tempfile",
+    "pathlib",
+    "tokenize",
     "traceback",
+    "trio._dtls",
+    "trio._file_io",
+    "trio._path",
+    "trio._subprocess",
+    "trio._threads",
+    "urllib",
 }
 """Loaded by the end of its run: what waits for a first use in vain (`pki.later`) is not."""
 

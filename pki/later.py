@@ -27,6 +27,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
+from pki.answers import ANSWERS, Answer, Loaded
+
 if TYPE_CHECKING:
     from importlib.abc import Loader
 
@@ -35,11 +37,14 @@ UNUSED_BY_TRIO_HERE: Final = frozenset({
     "attrs.converters",
     "attrs.filters",
     "attrs.validators",
+    "ast",
     "ctypes.util",
     "hmac",
     "idna",
     "ipaddress",
     "locale",
+    "logging",
+    "platform",
     "selectors",
     "shutil",
     "subprocess",
@@ -78,7 +83,13 @@ _WAITING = "__waiting_loader__"
 """Among a module's names for as long as it is not loaded: what will load it."""
 
 _AWAITED = "__awaited_by__"
-"""The same: who hands on names of it, and wants to hear when it is there."""
+"""The same: who wants to be told when it is loaded."""
+
+_answers: dict[str, Answer] = {}
+"""What is answered without loading, as long as libraries are being imported."""
+
+_answered: dict[str, object] = {}
+"""What was answered already, so that it is the same for all who ask."""
 
 _gathering: set[str] = set()
 """The modules that hand names on, as long as they are being imported."""
@@ -91,8 +102,11 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> object:
         # The import system asks whether it is a package; it would have the attribute already.
         if name != "__path__":
-            if _gathering and _WAITING in vars(self) and _is_gathered(sys._getframe(1)):  # noqa: SLF001  (documented)
-                return _Name(self, name)
+            if _WAITING in vars(self):
+                if _gathering and _is_gathered(sys._getframe(1)):  # noqa: SLF001  (documented)
+                    return _Name(self, name)
+                if f"{self.__name__}.{name}" in _answers:
+                    return self._answer(f"{self.__name__}.{name}")
             with _lock:
                 loader = vars(self).pop(_WAITING, None)
                 if loader is not None:
@@ -111,8 +125,14 @@ class _Later(ModuleType):
             vars(self)[_WAITING] = loader
             raise
         self.__class__ = ModuleType  # type: ignore[assignment]  # what it is from now on
-        for gathered in vars(self).pop(_AWAITED, ()):
-            gathered.arrived(self)
+        for tell in vars(self).pop(_AWAITED, ()):
+            tell(self)
+
+    def _answer(self, full_name: str) -> object:
+        if full_name not in _answered:
+            told: list[Loaded] = vars(self).setdefault(_AWAITED, [])
+            _answered[full_name] = _answers[full_name](self, told.append)
+        return _answered[full_name]
 
 
 def _is_gathered(asking: FrameType) -> bool:
@@ -165,7 +185,7 @@ class _Gathered:
         space["__dir__"] = self._dir
         for part in {found.part for found in names.values()}:
             if _WAITING in vars(part):
-                vars(part).setdefault(_AWAITED, []).append(self)
+                vars(part).setdefault(_AWAITED, []).append(self.arrived)
             else:  # it was used while the package was being imported
                 self.arrived(part)
 
@@ -233,17 +253,21 @@ class _Finder:
 
 
 @contextlib.contextmanager
-def loaded_when_used(names: Collection[str]) -> Iterator[None]:
-    """Have modules of these full names wait for their first use, where one is imported in the context.
+def loaded_when_used(names: Collection[str], answers: Mapping[str, Answer] | None = None) -> Iterator[None]:
+    """Have modules of these full names wait for their first use, where one is imported in the context. A name for which
+    there are `answers` is no use in it.
 
     What was imported before stays as it is. Not for several threads at once.
     """
     finder = _Finder(names)
     sys.meta_path.insert(0, finder)
+    _answers.update(answers or {})
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        _answers.clear()
+        _answered.clear()
 
 
 @contextlib.contextmanager
@@ -283,7 +307,7 @@ def import_trio() -> None:
     would run `ldconfig`; then its helper threads have no names.
     """
     with (
-        loaded_when_used(UNUSED_BY_TRIO_HERE | UNUSED_OF_TRIO_HERE),
+        loaded_when_used(UNUSED_BY_TRIO_HERE | UNUSED_OF_TRIO_HERE, ANSWERS),
         names_loaded_when_used(TRIO_GATHERS_IN, _what_trio_does_to_names),
     ):
         import ctypes.util
@@ -297,6 +321,9 @@ def import_trio() -> None:
             del namespace["find_library"]
             if before is not None:
                 namespace["find_library"] = before
+    sources = sys.modules.get("linecache")
+    if sources is not None:  # attrs has left the source of every method there that it made, for tracebacks
+        sources.clearcache()
 
 
 def _what_trio_does_to_names() -> Finish | None:

@@ -66,12 +66,15 @@ HEAVY = {
 
 NOT_IN_A_MANAGER = HEAVY | {
     "argparse",
+    "ast",
     "dataclasses",
     "encodings.idna",
     "gettext",
     "hmac",
     "idna",
     "ipaddress",
+    "logging",
+    "platform",
     "selectors",
     "shlex",
     "shutil",

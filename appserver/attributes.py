@@ -7,8 +7,9 @@ this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import final
+
+from pki.frozen import dataclass
 
 UNLIMITED = -1
 """As a soft or hard limit: none."""

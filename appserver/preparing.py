@@ -15,8 +15,9 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import TypeAlias
+
+from pki.frozen import fields, replace
 
 assert sys.platform != "win32"
 

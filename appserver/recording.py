@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import final
+
+from pki.frozen import replace
 
 assert sys.platform != "win32"
 

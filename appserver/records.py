@@ -28,7 +28,6 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import final
 
 from appserver.fileio import OPEN_FLAGS, make_directory, read_at, write_at
@@ -48,6 +47,7 @@ from appserver.recordformat import (
     slot,
     unseal,
 )
+from pki.frozen import replace
 
 SUBDIRECTORIES = ("runs", "aliases")
 """Of the state directory."""

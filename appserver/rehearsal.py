@@ -17,7 +17,8 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
+
+from pki.frozen import replace
 
 assert sys.platform != "win32"
 

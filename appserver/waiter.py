@@ -40,8 +40,9 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NoReturn, final
+
+from pki.frozen import replace
 
 assert sys.platform != "win32"
 

@@ -23,6 +23,7 @@ from pki.frozen import replace
 assert sys.platform != "win32"
 
 from appserver.identity import Service
+from appserver.kernel import become_subreaper, set_process_name
 from appserver.preparing import read_known, write_known
 from appserver.procfs import boot_id, oom_kills, process_stat
 from appserver.recordformat import Request, State, newest, request_from_json, request_to_json, slot
@@ -48,6 +49,8 @@ def rehearse() -> None:
 
 def _live() -> None:
     with contextlib.ExitStack() as stack:
+        set_process_name(b"cmapp-launcher")
+        become_subreaper()
         wakeup = wake_on_children()
         stack.callback(os.close, wakeup)
         stack.callback(lambda: os.close(signal.set_wakeup_fd(-1)))

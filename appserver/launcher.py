@@ -28,19 +28,19 @@ import gc
 import json
 import os
 import signal
-import socket
 import sys
 from typing import NoReturn
 
 assert sys.platform != "win32"
 
+import _socket  # the bare class below `socket.socket`, without the enumerations that `socket` makes of all words
 import fcntl
 
 from appserver.kernel import become_subreaper, set_process_name
 from appserver.procfs import process_stat
 from appserver.recordformat import DamagedRecordError, RecordError
 from appserver.records import LAUNCHER_LOCK, RunRecord
-from appserver.rehearsal import rehearse
+from appserver.rehearsal import fill_gaps, rehearse
 from appserver.waiter import run_substitute, run_waiter, wake_on_children
 
 MAX_ORDER_BYTES = 4096
@@ -49,7 +49,6 @@ EXIT_LOCKED = 3
 
 _LOCK_FLAGS = os.O_RDWR | os.O_CLOEXEC
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
-_UNIX, _SEQPACKET = int(socket.AF_UNIX), int(socket.SOCK_SEQPACKET)
 
 _LOCK_TEXT_BYTES = 63
 """Room for two numbers of 64 bits."""
@@ -72,9 +71,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         become_subreaper()
-    orders = socket.socket(fileno=0)
+    orders = _socket.socket(fileno=0)
     environment = _initial_environment()
     gc.collect()
+    fill_gaps()
     gc.disable()
     gc.freeze()  # so that no collection in a waiter touches, and thereby copies, the memory that all share
     orders.send(b'{"ready": true}')
@@ -116,7 +116,7 @@ def _refusal(run_id: str, text: str) -> bytes:
 def _become_waiter(
     verb: str,
     record: RunRecord,
-    listener: socket.SocketType,
+    listener: _socket.socket,
     environment: dict[bytes, bytes],
     not_for_waiter: tuple[int, ...],
 ) -> NoReturn:
@@ -153,9 +153,8 @@ def _take_lock(path: str, flags: int = 0) -> int | None:
     return fd
 
 
-def _listen(path: str) -> socket.SocketType:
-    # The bare class below `socket.socket`, which makes enumerations of its words.
-    listener = socket.SocketType(_UNIX, _SEQPACKET)
+def _listen(path: str) -> _socket.socket:
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         try:
             listener.bind(path)  # relative to the state directory: a socket's path may have 107 bytes only

@@ -5,6 +5,10 @@ kinds of values an instruction meets. What the launcher has learnt, all its wait
 a page of its own each time, and some time as well, most of all in the moment of the end, which somebody waits for.
 Measured: 1.2 MiB of a waiter's own without this, and 0.9 with it.
 
+And what a waiter makes, CPython puts where something was given back, each size in places of its own, and a waiter would
+have one more page for each of them. So the launcher fills what is free between the objects (`fill_gaps`): new ones lie
+together then, in pages that are new anyway. Measured: another 0.08 MiB less, for 0.3 MiB of the launcher's.
+
 Standard library only.
 """
 
@@ -14,13 +18,15 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 
 from pki.frozen import replace
 
 assert sys.platform != "win32"
+
+import _socket
+import _thread
 
 from appserver.identity import Service
 from appserver.kernel import become_subreaper, set_process_name
@@ -33,6 +39,19 @@ from appserver.waiter import DESCRIBE, Waiter, wake_on_children
 
 LIVES = 12
 """After eight calls CPython begins to learn from a function, and some more until it is done."""
+
+LOCKS = 300
+"""What the interpreter makes anew in each child are locks of its own, a dozen of them; far more are made here than
+there are gaps of that size."""
+
+_POOL_BYTES, _HEADER_BYTES = 16384, 48
+"""CPython keeps objects of one size together, in pools that have a header; the first one behind a header is in a pool
+that was empty. Where that is otherwise, `MOST_FILLERS` ends the search, and nothing is gained."""
+
+MOST_FILLERS = 3000
+"""For each size: the gaps are some hundred of one at most."""
+
+_fillers: list[object] = []
 
 _REQUEST = Request("0" * 32, Service("line", ("a b",)), "/a", ("a", "b"), os.devnull, 1 << 20, "boot", 1.5)
 
@@ -47,6 +66,18 @@ def rehearse() -> None:
             os.waitpid(-1, 0)  # a child ends at once
 
 
+def fill_gaps() -> None:
+    """Fill what is free between the objects, for as long as the process lives."""
+    _fillers.extend(_thread.allocate_lock() for _ in range(LOCKS))
+    empty = sys.getsizeof(b"")
+    for size in range(32, 512 + 1, 16):
+        for number in range(MOST_FILLERS):
+            filler = bytes(size - empty) if size > empty else float(number)
+            _fillers.append(filler)
+            if id(filler) % _POOL_BYTES == _HEADER_BYTES:
+                break
+
+
 def _live() -> None:
     with contextlib.ExitStack() as stack:
         set_process_name(b"cmapp-launcher")
@@ -54,7 +85,7 @@ def _live() -> None:
         wakeup = wake_on_children()
         stack.callback(os.close, wakeup)
         stack.callback(lambda: os.close(signal.set_wakeup_fd(-1)))
-        listener, server = (socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+        listener, server = (_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET) for _ in range(2))
         stack.callback(listener.close)
         stack.callback(server.close)
         listener.bind("")  # the kernel finds a name that is nobody's

@@ -36,7 +36,6 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -47,6 +46,7 @@ from pki.frozen import replace
 assert sys.platform != "win32"
 
 import _signal  # type: ignore[import-not-found]  # without the enumerations that `signal` makes of each number and handler
+import _socket
 
 from appserver import runlog
 from appserver.fileio import OPEN_FLAGS
@@ -109,7 +109,7 @@ class Waiter:
     `wakeup` is what `wake_on_children` gave. Unless it is told to `adopt` it, the process is our child.
     """
 
-    def __init__(self, run: Recording, listener: socket.SocketType, wakeup: int) -> None:
+    def __init__(self, run: Recording, listener: _socket.socket, wakeup: int) -> None:
         self._run = run
         self._listener = listener
         self._wakeup = wakeup
@@ -373,7 +373,7 @@ class Waiter:
             os.close(fd)
 
 
-def run_waiter(record: RunRecord, listener: socket.SocketType, environment: Mapping[bytes, bytes]) -> NoReturn:
+def run_waiter(record: RunRecord, listener: _socket.socket, environment: Mapping[bytes, bytes]) -> NoReturn:
     """Be the waiter of a new run: start the application, watch it, end when nobody of its tree lives.
 
     Ends with 1 where nothing was executed; what is on record says then whether it may be tried again. Raises OSError,
@@ -408,7 +408,7 @@ def _record_report(run: Recording, report: bytes) -> None:
     run.write(phase="failed", failure=(error.code, str(error)), gone=True)
 
 
-def run_substitute(record: RunRecord, listener: socket.SocketType, wakeup: int) -> NoReturn:
+def run_substitute(record: RunRecord, listener: _socket.socket, wakeup: int) -> NoReturn:
     """Be the waiter of a process that lost its own. Ends with 1 where that process has gone too."""
     waiter = Waiter(Recording.of_record(record), listener, wakeup)
     if not waiter.adopt():

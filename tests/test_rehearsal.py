@@ -47,3 +47,22 @@ def test_a_rehearsal_has_all_its_lives_and_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("descriptors", range(3, 11))
 def test_a_rehearsal_that_lacks_descriptors_breaks_off_and_leaves_nothing_behind(descriptors: int) -> None:
     assert rehearsed(descriptors)[0] == "0"
+
+
+GAPS = """
+import sys
+sys.path.append(sys.argv[1])
+from appserver.rehearsal import fill_gaps
+fill_gaps()
+pages = 0
+for size in (64, 80, 96, 208):
+    made = [bytes(size - sys.getsizeof(b"")) for _ in range(20)]
+    pages += len({id(one) // 4096 for one in made})
+print(pages)
+"""
+
+
+def test_what_is_made_after_the_gaps_are_filled_lies_together() -> None:
+    words = [sys.executable, "-I", "-S", "-c", GAPS, str(Path(__file__).parent.parent)]
+    done = subprocess.run(words, env={}, cwd="/", capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) <= 8  # five are seen, and twenty without

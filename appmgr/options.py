@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, NoReturn, final
+from typing import Literal, NoReturn, final
 
 from appserver.codec import encode
 from appserver.identity import Service, ServiceError, service_from_words
@@ -200,7 +200,8 @@ class _Given:
 
 
 @final
-class Option(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Option:
     """One option: how it is spelled, what its value is called, and what `--help` and the manual page say of it.
 
     `default` is empty where there is none. `take` reads the value; None where the option takes none or, as `-service`,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple, final
+from typing import final
 
 from pki.frozen import dataclass
 
@@ -42,7 +42,9 @@ _ATTRIBUTES = {
 """The attributes of subjects that occur in practice, by their OID's bytes in hexadecimal."""
 
 
-class Moment(NamedTuple):
+@final
+@dataclass(frozen=True, slots=True)
+class Moment:
     """A point in time: Unix seconds, and the text for people, `2026-11-22 15:07 UTC`."""
 
     unix: int

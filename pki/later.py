@@ -24,7 +24,7 @@ import importlib.machinery
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import FrameType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
 from pki.answers import ANSWERS, Answer, Loaded
@@ -181,7 +181,7 @@ class _Gathered:
         self._before: Callable[[str], object] | None = space.get("__getattr__")
         for name in names:
             del space[name]
-        space["__getattr__"] = self._get
+        space["__getattr__"] = self.get
         space["__dir__"] = self._dir
         for part in {found.part for found in names.values()}:
             if _WAITING in vars(part):
@@ -203,7 +203,8 @@ class _Gathered:
             if self._before is not None:
                 space["__getattr__"] = self._before
 
-    def _get(self, name: str) -> object:
+    def get(self, name: str) -> object:
+        """Give the value of a name that the module does not have yet. Raises `AttributeError`."""
         if name == "__all__":  # `import *` takes what it finds, if there is none
             for each in tuple(self._names.values()):
                 each.real()
@@ -295,11 +296,16 @@ def names_loaded_when_used(modules: Sequence[str], finish: Callable[[], Finish |
 
 def _settle(module: ModuleType, finish: Finish | None) -> None:
     """Take the placeholders out of `module`."""
-    names = {name: value for name, value in vars(module).items() if type(value) is _Name}
+    space = vars(module)
+    names = {name: value for name, value in space.items() if type(value) is _Name}
     if finish is None:
-        vars(module).update({name: found.real() for name, found in names.items()})
+        space.update({name: found.real() for name, found in names.items()})
     elif names:
-        _Gathered(module, names, finish)
+        gathered = _Gathered(module, names, finish)
+        # Functions look names up in the module itself, without asking its `__getattr__`.
+        functions = [each for each in space.values() if isinstance(each, FunctionType) and each.__globals__ is space]
+        for name in names.keys() & {word for each in functions for word in each.__code__.co_names}:
+            gathered.get(name)
 
 
 def import_trio() -> None:

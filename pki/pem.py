@@ -5,13 +5,13 @@ Stores in PEM then need no child process and no import; OpenSSL checks the conte
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 
 from pki.errors import KeysError
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
+_BLOCK = rb"(?s)-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----"
+"""Compiled at its first use: PKCS#12 needs none."""
 
 _LINE_CHARACTERS = 64
 """RFC 7468, section 2."""
@@ -28,12 +28,12 @@ def is_pem(data: bytes) -> bool:
 
 def certificates(data: bytes, path: str) -> tuple[bytes, ...]:
     """Give the DER bytes of all certificates of a PEM file, in its order. Raises `KeysError` for a damaged block."""
-    return tuple(_der(match, path) for match in _BLOCK.finditer(data) if match[1].endswith(b"CERTIFICATE"))
+    return tuple(_der(match, path) for match in re.finditer(_BLOCK, data) if match[1].endswith(b"CERTIFICATE"))
 
 
 def private_keys(data: bytes) -> tuple[bytes, ...]:
     """Give the whole blocks of all private keys of a PEM file, in its order."""
-    return tuple(match[0] + b"\n" for match in _BLOCK.finditer(data) if match[1] in KEY_LABELS)
+    return tuple(match[0] + b"\n" for match in re.finditer(_BLOCK, data) if match[1] in KEY_LABELS)
 
 
 def is_encrypted(key: bytes) -> bool:
@@ -43,18 +43,20 @@ def is_encrypted(key: bytes) -> bool:
 
 def is_dsa(key: bytes, path: str) -> bool:
     """Tell whether the block of a private key that is not encrypted holds a DSA key, which TLS 1.3 cannot use."""
-    match = _BLOCK.search(key)
+    match = re.search(_BLOCK, key)
     return b"BEGIN DSA" in key or (match is not None and _DSA_OID in _der(match, path))
 
 
 def encode_certificate(der: bytes) -> bytes:
     """Write one certificate as a PEM block."""
-    text = base64.b64encode(der)
+    text = binascii.b2a_base64(der, newline=False)
     lines = [text[start : start + _LINE_CHARACTERS] for start in range(0, len(text), _LINE_CHARACTERS)]
     return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----\n"])
 
 
 def _der(match: re.Match[bytes], path: str) -> bytes:
+    import base64
+
     try:
         return base64.b64decode(b"".join(match[2].split()), validate=True)
     except binascii.Error as error:

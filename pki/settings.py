@@ -27,7 +27,7 @@ from pki.names import short_address
 MAX_FILE_BYTES = 1024 * 1024
 """No file of this kind is larger; a wrong path (a disk image, a device) must not fill the memory."""
 
-_SIZE = re.compile(r"(\d{1,15}) ?(|KiB|MiB|GiB)")
+_SIZE = r"(\d{1,15}) ?(|KiB|MiB|GiB)"
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
@@ -269,7 +269,7 @@ class Values:
 
 def parse_size(text: str) -> int | None:
     """Read a number, written plain or with KiB, MiB or GiB; None for anything else."""
-    match = _SIZE.fullmatch(text) if text.isascii() else None
+    match = re.fullmatch(_SIZE, text) if text.isascii() else None
     return int(match[1]) * _UNITS[match[2]] if match else None
 
 

@@ -196,6 +196,12 @@ def test_a_name_that_is_used_in_the_import_of_its_package_is_real(make: Make, us
     assert package.Thing is part.Thing
 
 
+def test_a_function_of_the_package_finds_a_name_that_it_hands_on(make: Make) -> None:
+    source = GATHERING["waiting/__init__"] + "def use(): return build()\n"
+    package, part = import_gathering(make, lambda *_: None, __init__=source)
+    assert type(package.use()) is part.Thing is package.Thing
+
+
 def test_a_placeholder_that_another_module_has_taken_is_replaced(make: Make) -> None:
     source = GATHERING["waiting/__init__"] + "from . import user\n"
     package, part = import_gathering(make, lambda *_: None, __init__=source, user="from waiting import Thing\n")

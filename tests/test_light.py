@@ -113,8 +113,8 @@ NOT_IN_A_LAUNCHER = HEAVY | {
 OURS_IN_A_MANAGER = {"codec", "identity", "idlelog", "messages", "outcome", "ports", "protocol", "report", "version"}
 """What the host's side has of the guest's floor: what both must agree on, and the log."""
 
-MAX_SYSTEM_CALLS = 6000
-"""Of one run of a manager from start to end, waiting for a lock left out: 4,100 were seen, half of them look-ups of
+MAX_SYSTEM_CALLS = 4800
+"""Of one run of a manager from start to end, waiting for a lock left out: 3,200 were seen, half of them look-ups of
 modules, the number of which depends on how long the interpreter's path is."""
 
 MAX_PROGRAMS = 1
@@ -129,9 +129,9 @@ MAX_SERVER_DESCRIPTORS_OF_AN_APPLICATION = 4
 MAX_WAITER_DESCRIPTORS = 10
 """Eight were seen."""
 
-MAX_MEMORY = {"manager": 9.0, "server": 8.5, "waiter": 0.5, "launcher and waiters": 5.5}
+MAX_MEMORY = {"manager": 6.0, "server": 7.5, "waiter": 0.5, "launcher and waiters": 5.5}
 """As a multiple of what a bare interpreter has for itself: private memory, and of the launcher with its waiters, which
-share what they can, what they take together. Seen were 6.3, 6.9, 0.31 and 4.2."""
+share what they can, what they take together. Seen were 5.2, 6.4, 0.31 and 4.2."""
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_process(status: int) -> NoReturn:
+    _flush()
+    os._exit(status)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    os._exit(status)
 
 
 def run(words: Sequence[str], *, leaving: bool = False) -> int:
@@ -166,8 +170,12 @@ def run(words: Sequence[str], *, leaving: bool = False) -> int:
 
 
 def _say_status(report: Report, status: int) -> None:
-    report.info(f"PROGRAM EXIT CODE {status}")
+    report.info(_exit_line(status))
     report.close()
+
+
+def _exit_line(status: int) -> str:
+    return f"PROGRAM EXIT CODE {status}"
 
 
 def _inform(wish: Literal["help", "version"]) -> int:
@@ -268,8 +276,9 @@ def _watch(
 
     def end(status: int) -> NoReturn:
         early.ignore()
-        _say_status(report, status)
-        _leave_process(status)
+        report.info(_exit_line(status))
+        _flush()
+        report.leave(status)
 
     async def drive() -> int:
         now = trio.current_time()

@@ -1,8 +1,12 @@
 """The link: a connection to the server that is made again whenever it is lost, for as long as the manager wants.
 
 It knows how to dial, greet, pump messages both ways and wait between attempts, and nothing of what the messages mean.
-What happens comes out as events; their channel has no buffer, so that the manager has seen the end of one connection
-before anything of the next can be sent. What is to be said goes in by `send`, which never blocks.
+What happens is told by a call from within, so the manager has seen the end of one connection before anything of the
+next can be sent, and no message costs a turn of the loop more than it must. What is to be said goes in by `send`, which
+never blocks.
+
+At the end the manager says goodbye in words, `bye`. The goodbye of TLS is left out where the process ends first: the
+cluster waits for that, and a server that has heard `bye` waits for nothing.
 
 One task receives and one sends, since a TLS stream bears no more. Whatever ends a connection is translated to a
 reason for the log here and in `dial`; nobody above knows `trio.BrokenResourceError`.
@@ -17,7 +21,8 @@ from typing import TypeAlias, final
 import trio
 
 from appmgr.dial import Contact, ContactError, explain
-from appserver.messages import Greeting, Hello, ManagerMessage, Refused, ServerMessage
+from appmgr.farewell import send_at_once
+from appserver.messages import Bye, Greeting, Hello, ManagerMessage, Refused, ServerMessage
 from appserver.protocol import CLOSED, NEED_DATA, Connection, ProtocolError, choose_version
 from appserver.report import printable
 from pki.frozen import dataclass
@@ -29,7 +34,7 @@ SEND_SECONDS = 10.0
 """For one message to leave. The buffers hold hundreds, so a blocked one means a dead peer."""
 
 CLOSE_SECONDS = 0.5
-"""For the last messages and a polite end. A server that misses our end finds it out by itself."""
+"""For the last messages, and again for a polite end. A server that misses our end finds it out by itself."""
 
 FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 1.0
@@ -74,6 +79,9 @@ class ContactFailed:
 
 LinkEvent: TypeAlias = Connected | Received | Disconnected | ContactFailed
 
+Tell: TypeAlias = Callable[[LinkEvent], None]
+"""Is told what happens, in its order; returns at once and raises nothing. It may `send`, `drop` and `leave`."""
+
 Dial: TypeAlias = Callable[[], Awaitable[Contact]]
 """Makes one attempt: a stream to the server that has proved who it is. Raises `ContactError`."""
 
@@ -86,7 +94,7 @@ class Link:
         self,
         dial: Dial,
         hello: Callable[[int], Hello],
-        events: trio.MemorySendChannel[LinkEvent],
+        tell: Tell,
         *,
         greeting_seconds: float = GREETING_SECONDS,
         jitter: Callable[[], float] = random.random,  # noqa: S311 - no secret depends on it
@@ -96,21 +104,20 @@ class Link:
         Args:
             dial: makes one attempt.
             hello: makes our introduction for the protocol version chosen.
-            events: where to tell what happens; without buffer.
+            tell: is told what happens.
             greeting_seconds: how long to wait for the greeting.
             jitter: gives numbers from 0 to 1.
         """
         self._dial = dial
         self._hello = hello
-        self._events = events
+        self._tell = tell
         self._greeting_seconds = greeting_seconds
         self._jitter = jitter
-        self._outgoing: trio.MemorySendChannel[ManagerMessage] | None = None
-        self._conversation: trio.CancelScope | None = None
+        self._conversation: _Conversation | None = None
         self._dropped = False
         self._leaving = False
-        self.idle = trio.Event()
-        self.idle.set()
+        self.delivered = trio.Event()
+        """Set after `leave`, once all that was sent is on its way or lost."""
 
     async def run(self) -> None:
         """Keep up contact until cancelled, or until what was sent before `leave` has been delivered.
@@ -122,7 +129,7 @@ class Link:
             try:
                 contact = await self._dial()
             except ContactError as error:
-                await self._events.send(ContactFailed(str(error)))
+                self._tell(ContactFailed(str(error)))
             else:
                 began = trio.current_time()
                 # A server that greets and hangs up at once must not be asked ten times a second.
@@ -135,23 +142,20 @@ class Link:
 
     def send(self, message: ManagerMessage) -> None:
         """Have `message` sent over the connection there is; without one, or with one that is stuck, it is dropped."""
-        if self._outgoing is not None:
-            try:
-                self._outgoing.send_nowait(message)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                self.drop()
+        if self._conversation is not None and not self._conversation.put(message):
+            self.drop()
 
     def drop(self) -> None:
         """Give up the connection there is, without an event, and make a new one."""
         self._dropped = True
         if self._conversation is not None:
-            self._conversation.cancel()
+            self._conversation.scope.cancel()
 
     def leave(self) -> None:
-        """Deliver what was sent, close, and end `run`; `idle` is set then, or at once where there is no connection."""
+        """Deliver what was sent, say goodbye, set `delivered`, close, and end `run`."""
         self._leaving = True
-        if self._outgoing is not None:
-            self._outgoing.close()
+        if self._conversation is None or self._conversation.finish():
+            self.delivered.set()
 
     async def _use(self, contact: Contact) -> bool:
         """Greet and converse over one stream, and close it. Tell whether it got as far as the greeting."""
@@ -164,13 +168,12 @@ class Link:
                 greeted = True
                 reason = await self._converse(contact, protocol)
                 if not self._dropped and not self._leaving:
-                    await self._events.send(Disconnected(reason))
+                    self._tell(Disconnected(reason))
         except ContactError as error:
-            await self._events.send(ContactFailed(str(error)))
+            self._tell(ContactFailed(str(error)))
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await _close(contact.stream)
-            self.idle.set()
         return greeted
 
     async def _greeting(self, stream: trio.abc.Stream, protocol: Connection) -> Greeting | None:
@@ -184,12 +187,12 @@ class Link:
                         await stream_send(stream, protocol.send(self._hello(version)))
                         return message
                     text = f"it speaks the protocol versions {message.versions!r}, and none that is known here"
-                    await self._events.send(Received(Refused(None, "version", text)))
+                    self._tell(Received(Refused(None, "version", text)))
                 case Refused(code="certificate"):
                     # Not final: keys may be changed at any moment, like those that TLS refuses by an alert.
                     raise ContactError(f"the guest does not accept our key: {printable(message.text)}")
                 case Refused():
-                    await self._events.send(Received(message))
+                    self._tell(Received(message))
                 case _:
                     raise ContactError(f"the server said {message.type_name!r} instead of a greeting")
             return None
@@ -197,8 +200,6 @@ class Link:
 
     async def _converse(self, contact: Contact, protocol: Connection) -> str:
         """Pump messages both ways until the connection ends. Give the reason."""
-        outgoing, to_send = trio.open_memory_channel[ManagerMessage](MAX_OUTGOING_MESSAGES)
-        self._outgoing = outgoing
         reasons: list[str] = []
 
         async def ending(pump: Callable[[], Awaitable[None]]) -> None:
@@ -206,30 +207,72 @@ class Link:
                 await pump()
             except ContactError as error:
                 reasons.append(str(error))
-            conversation.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
-        self.idle = trio.Event()
         try:
-            async with trio.open_nursery() as conversation:
-                self._conversation = conversation.cancel_scope
-                conversation.start_soon(ending, lambda: self._pump_out(contact.stream, protocol, to_send))
-                await self._events.send(Connected())
+            async with trio.open_nursery() as tasks:
+                conversation = _Conversation(contact.stream, protocol, tasks.cancel_scope)
+                self._conversation = conversation
+                tasks.start_soon(ending, conversation.pump_out)
+                self._tell(Connected())
                 await ending(lambda: self._pump_in(contact.stream, protocol))
         finally:
-            self._outgoing = self._conversation = None
-            outgoing.close()
-            to_send.close()
+            self._conversation = None
+            if self._leaving:
+                self.delivered.set()
         return reasons[0] if reasons else "the connection was closed"
 
     async def _pump_in(self, stream: trio.abc.Stream, protocol: Connection) -> None:
-        while True:
-            await self._events.send(Received(await _next_message(stream, protocol)))
+        while not self._dropped:
+            self._tell(Received(await _next_message(stream, protocol)))
 
-    async def _pump_out(
-        self, stream: trio.abc.Stream, protocol: Connection, to_send: trio.MemoryReceiveChannel[ManagerMessage]
-    ) -> None:
-        async for message in to_send:
-            await stream_send(stream, protocol.send(message))
+
+@final
+class _Conversation:
+    """What is to be said over one connection."""
+
+    def __init__(self, stream: trio.abc.Stream, protocol: Connection, scope: trio.CancelScope) -> None:
+        self._stream = stream
+        self._protocol = protocol
+        self.scope = scope
+        """Cancelled, it ends."""
+        self._waiting: list[bytes] = []
+        self._news = trio.Event()
+        self._sending = False
+        self._finished = False
+
+    def put(self, message: ManagerMessage) -> bool:
+        """Have a message sent; False where too many wait already."""
+        if len(self._waiting) >= MAX_OUTGOING_MESSAGES:
+            return False
+        self._waiting.append(self._protocol.send(message))
+        self._news.set()
+        return True
+
+    def finish(self) -> bool:
+        """Have what waits sent, and a goodbye; tell whether it is on its way by now."""
+        self._finished = True
+        self._waiting.append(self._protocol.send(Bye()))
+        self._news.set()
+        # What is being sent comes first: a record must not begin in the middle of another.
+        if self._sending or not send_at_once(self._stream, b"".join(self._waiting)):
+            return False
+        self._waiting.clear()
+        return True
+
+    async def pump_out(self) -> None:
+        """Send until told to `finish`. Raises `ContactError`."""
+        while True:
+            while self._waiting:
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+                self._sending = True
+                await stream_send(self._stream, data)
+                self._sending = False
+            if self._finished:
+                return
+            await self._news.wait()
+            self._news = trio.Event()
 
 
 async def stream_send(stream: trio.abc.Stream, data: bytes) -> None:

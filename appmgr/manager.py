@@ -29,7 +29,6 @@ from appmgr.standing import Cause, Standing, StandingState
 from appserver.messages import (
     Ack,
     Attach,
-    Bye,
     Ended,
     Error,
     Goodbye,
@@ -233,11 +232,10 @@ class Manager:
                 Finish(128 + number),
             ]
         if self._options.on_halt == "detach" or self._halting:
-            farewell: list[Action] = [Send(Bye())] if self._connected else []
             confirmed = self._confirmed_run is not None
             text = wording.detached(self._options.node, number, confirmed=confirmed, stopping=self._stop_accepted)
             shown = self._stand("detached", "signal", status=128 + number, text=text)
-            return [Log("info", text), *shown, *farewell, Finish(128 + number)]
+            return [Log("info", text), *shown, Finish(128 + number)]
         self._halting = True
         patience = self._options.stop_timeout_seconds
         self._give_up_at = now + (max(patience, MIN_STOP_ANSWER_SECONDS) if self._connected else patience)

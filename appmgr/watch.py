@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, final
 
 import trio
 
@@ -54,18 +54,17 @@ async def watch(
         greeting_seconds: how long an attempt waits for the greeting.
         reminders: gives what is to be said now about keys that come near their end; asked every `CHECK_SECONDS`.
         show: shows how things stand, at each change; raises nothing.
-        leave: called with the exit status once all is said and the connection closed. A program ends its process there:
-            unwinding the loop would only keep the cluster waiting.
+        leave: called with the exit status as soon as all is said and sent, from wherever that is. A program ends its
+            process there: closing the connection and unwinding the loop would only keep the cluster waiting.
     """
-    # No buffer: see `link`.
-    to_loop, events = trio.open_memory_channel[LinkEvent | int](0)
-    link = Link(dial, hello, to_loop, greeting_seconds=greeting_seconds)
+    watching = _Watching(manager, logger, show, leave)
+    link = Link(dial, hello, watching.heed, greeting_seconds=greeting_seconds)
     with trio.open_signal_receiver(*signals) as heard:
         async with trio.open_nursery() as services:
 
             async def hear() -> None:
                 async for number in heard:
-                    await to_loop.send(number)
+                    watching.heed(number)
 
             async def remind() -> None:
                 while True:
@@ -73,72 +72,92 @@ async def watch(
                         logger.log("warning", line)
                     await trio.sleep(CHECK_SECONDS)
 
-            actions = manager.opening()
-            for number in early.take_over():
-                actions += manager.signalled(number, trio.current_time())
-            status = _carry_out(actions, link, logger, show)
-            if status is None:
+            watching.begin(link, early.take_over())
+            if watching.status is None:
                 services.start_soon(hear)
                 services.start_soon(remind)
                 services.start_soon(link.run)
-                status = await _drive(manager, link, events, logger, show)
-                await _part(link)
+                status = await watching.wait()
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await link.delivered.wait()
                 leave(status)
             services.cancel_scope.cancel()
-    return status
+    assert watching.status is not None
+    return watching.status
 
 
-async def _drive(
-    manager: Manager,
-    link: Link,
-    events: trio.MemoryReceiveChannel[LinkEvent | int],
-    logger: Logger,
-    show: Callable[[Standing], None],
-) -> int:
-    while True:
-        actions: list[Action] = []
-        with trio.move_on_at(manager.deadline()):
-            actions = _handle(manager, await events.receive())
-        if not actions:
-            actions = manager.tick(trio.current_time())
-        status = _carry_out(actions, link, logger, show)
-        if status is not None:
-            return status
+@final
+class _Watching:
+    """What happens, to the policy; what the policy wants, to the link, the log and whoever looks on."""
 
+    def __init__(
+        self,
+        manager: Manager,
+        logger: Logger,
+        show: Callable[[Standing], None],
+        leave: Callable[[int], None],
+    ) -> None:
+        self._manager = manager
+        self._logger = logger
+        self._show = show
+        self._leave = leave
+        self._link: Link | None = None
+        self._until_deadline = trio.CancelScope()
+        self.status: int | None = None
+        """The exit status, from when it is certain; nothing that happens from then on changes anything."""
 
-def _handle(manager: Manager, event: LinkEvent | int) -> list[Action]:
-    now = trio.current_time()
-    match event:
-        case Connected():
-            return manager.connected(now)
-        case Received(message):
-            return manager.received(message, now)
-        case Disconnected(reason):
-            return manager.disconnected(reason, now)
-        case ContactFailed(reason):
-            return manager.contact_failed(reason, now)
-        case int():
-            return manager.signalled(event, now)
+    def begin(self, link: Link, signals: Sequence[int]) -> None:
+        """Have the policy begin, with the signals that came so far."""
+        self._link = link
+        actions = self._manager.opening()
+        for number in signals:
+            actions += self._manager.signalled(number, trio.current_time())
+        self._carry_out(actions)
 
+    async def wait(self) -> int:
+        """Wait until the policy has finished, and wake it at its deadlines. Give the exit status."""
+        while self.status is None:
+            with trio.CancelScope(deadline=self._manager.deadline()) as self._until_deadline:
+                await trio.sleep_forever()
+            if self.status is None:
+                self._carry_out(self._manager.tick(trio.current_time()))
+        return self.status
 
-def _carry_out(actions: list[Action], link: Link, logger: Logger, show: Callable[[Standing], None]) -> int | None:
-    """Carry out actions; give the exit status where one of them ends it."""
-    for action in actions:
-        match action:
-            case Send(message):
-                link.send(message)
-            case Log(level, text):
-                logger.log(level, text)
-            case Show(standing):
-                show(standing)
-            case Reconnect():
-                link.drop()
-            case Finish(status):
-                return status
-    return None
+    def heed(self, event: LinkEvent | int) -> None:
+        """Take an event of the link, or a signal."""
+        if self.status is not None:
+            return
+        now = trio.current_time()
+        match event:
+            case Received(message):
+                actions = self._manager.received(message, now)
+            case Connected():
+                actions = self._manager.connected(now)
+            case Disconnected(reason):
+                actions = self._manager.disconnected(reason, now)
+            case ContactFailed(reason):
+                actions = self._manager.contact_failed(reason, now)
+            case int():
+                actions = self._manager.signalled(event, now)
+        self._carry_out(actions)
+        self._until_deadline.deadline = self._manager.deadline()
 
-
-async def _part(link: Link) -> None:
-    link.leave()
-    with trio.move_on_after(CLOSE_SECONDS):
-        await link.idle.wait()
+    def _carry_out(self, actions: list[Action]) -> None:
+        assert self._link is not None
+        for action in actions:
+            match action:
+                case Send(message):
+                    self._link.send(message)
+                case Log(level, text):
+                    self._logger.log(level, text)
+                case Show(standing):
+                    self._show(standing)
+                case Reconnect():
+                    self._link.drop()
+                case Finish(status):
+                    self.status = status
+                    self._link.leave()
+                    if self._link.delivered.is_set():
+                        self._leave(status)
+                    self._until_deadline.cancel()
+                    return

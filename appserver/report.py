@@ -7,7 +7,10 @@ lines and the next one that passes says how many. Leaving waits `FLUSH_SECONDS` 
 threads are daemons, so that a write that never returns does not keep the program alive.
 
 A thread that wakes takes the interpreter from whoever woke it, in the middle of what that was about to say to the other
-side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `idlelog`).
+side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `idlelog`). For the same reason
+a thread takes all lines that wait at one go. And a program that `leave`s writes its last lines itself, which took a
+millisecond of a manager's last seven as long as three threads handed the interpreter to each other, and many times that
+where thirty ended at once; the thread that would have written stands by, and ends the process where that gets stuck.
 
 Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is
 the journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has
@@ -18,31 +21,25 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias, final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NoReturn, final
 
-Level = Literal["info", "warning", "error"]
-
-_Line: TypeAlias = tuple[float, Level, str]
-"""When it was logged (Unix time), the level, the text: printable, one line."""
+from appserver.sinks import Level as Level
+from appserver.sinks import Line, Sink, nothing
 
 PRIORITIES: Final[dict[Level, int]] = {"info": 6, "warning": 4, "error": 3}
 """The numbers of RFC 5424, which syslog and the journal share."""
-
-MAX_QUEUED_LINES = 1000
-"""Per sink: a burst, such as thirty outcomes with their last lines, fits; a blocked log costs 2 MB at the very most."""
-
-MAX_HELD_LINES = 100
-"""Per sink: with so many the threads are woken although nobody has passed them on, long before lines are dropped."""
 
 MAX_LINE_CHARACTERS = 2000
 """A longer line is cut: journald and rsyslog cut theirs too, at sizes of their own choosing."""
 
 FLUSH_SECONDS = 0.25
 """How long leaving may wait for the sinks. A cluster that sees the end late starts the application again late."""
+
+TURN_SECONDS = 0.02
+"""Of that, how long each sink has for itself: far more than a log that is not blocked needs."""
 
 RETRY_SECONDS = 0.05
 """Between two tries on a standard error that somebody made non-blocking and that is full."""
@@ -77,8 +74,8 @@ class Report:
         self._prefix = f"{host_name()} {program}[{os.getpid()}]: "
         self._stderr_fd = stderr_fd
         self._held = False
-        self._stderr = _Sink("log to standard error", self._write_to_stderr)
-        self._syslog = None if not syslog or self._in_journal else _Sink("log to syslog", _SyslogWriter(program))
+        self._stderr = Sink("log to standard error", self._write_to_stderr)
+        self._syslog = None if not syslog or self._in_journal else Sink("log to syslog", _SyslogWriter(program))
 
     def info(self, text: str) -> None:
         """Log something that happens in the normal course."""
@@ -119,17 +116,45 @@ class Report:
     def close(self, seconds: float = FLUSH_SECONDS) -> None:
         """Write what is queued, waiting at most `seconds` altogether; later lines are dropped."""
         deadline = time.monotonic() + seconds
-        for sink in (self._stderr, self._syslog):
-            if sink is not None:
-                sink.finish()
-        for sink in (self._stderr, self._syslog):
-            if sink is not None:
-                sink.join(deadline - time.monotonic())
+        sinks = [sink for sink in (self._stderr, self._syslog) if sink is not None]
+        for sink in sinks:
+            sink.finish()
+            sink.wait(min(TURN_SECONDS, seconds))
+        for sink in sinks:
+            sink.wait(deadline - time.monotonic())
 
-    def _write_to_stderr(self, line: _Line) -> None:
-        logged_at, level, text = line
+    def leave(self, status: int, seconds: float = FLUSH_SECONDS) -> NoReturn:
+        """Write what is queued, and end the process with `status`, also where that takes longer than `seconds`."""
+        deadline = time.monotonic() + seconds
+        lines = self._stderr.relieve(partial(self._end_in_time, status, seconds))
+        if lines is None:  # it is writing, or blocked: wait for it
+            self.close(seconds)
+            os._exit(status)
+        self._stderr.write_out(lines)
+        if self._syslog is not None:
+            lines = self._syslog.relieve(nothing)
+            if lines is not None:
+                self._syslog.write_out(lines)
+            else:
+                self._syslog.finish()
+                self._syslog.wait(deadline - time.monotonic())
+        os._exit(status)
+
+    def _end_in_time(self, status: int, seconds: float) -> None:
+        turn_seconds = min(TURN_SECONDS, seconds)
+        time.sleep(turn_seconds)
+        if self._syslog is not None:
+            self._syslog.finish()  # whoever has been writing to standard error all this time will not come to it
+        time.sleep(seconds - turn_seconds)
+        os._exit(status)
+
+    def _write_to_stderr(self, lines: Sequence[Line]) -> int:
+        data = "".join(self._shown(*line) for line in lines).encode("utf-8", "backslashreplace")
+        return data[: _write_all(self._stderr_fd, data)].count(b"\n")
+
+    def _shown(self, logged_at: float, level: Level, text: str) -> str:
         start = f"<{PRIORITIES[level]}>" if self._in_journal else f"{timestamp(logged_at)} {self._prefix}"
-        _write_all(self._stderr_fd, f"{start}{text}\n")
+        return f"{start}{text}\n"
 
 
 def timestamp(unix_seconds: float) -> str:
@@ -190,14 +215,17 @@ def _is_journal(descriptor: int) -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
-def _write_all(descriptor: int, line: str) -> None:
-    """Write one line, waiting as long as it takes; runs in the sink's own thread."""
-    data = line.encode("utf-8", "backslashreplace")
-    while data:
+def _write_all(descriptor: int, data: bytes) -> int:
+    """Write, waiting as long as it takes, and tell how many bytes could be written; runs in the sink's own thread."""
+    written = 0
+    while written < len(data):
         try:
-            data = data[os.write(descriptor, data) :]
+            written += os.write(descriptor, data[written:])
         except BlockingIOError:
             time.sleep(RETRY_SECONDS)
+        except OSError:
+            break
+    return written
 
 
 class _SyslogWriter:
@@ -207,91 +235,13 @@ class _SyslogWriter:
         self._program = program
         self._opened = False
 
-    def __call__(self, line: _Line) -> None:
-        if sys.platform == "win32":
-            return
-        import syslog
+    def __call__(self, lines: Sequence[Line]) -> int:
+        if sys.platform != "win32":
+            import syslog
 
-        if not self._opened:
-            syslog.openlog(self._program, syslog.LOG_PID, syslog.LOG_DAEMON)
-            self._opened = True
-        _, level, text = line
-        syslog.syslog(PRIORITIES[level], text)
-
-
-class _Sink:
-    """A bounded queue of lines and the thread that writes them."""
-
-    def __init__(self, name: str, write: Callable[[_Line], None]) -> None:
-        self._name = name
-        self._write = write
-        self._lines: deque[_Line] = deque()
-        self._dropped = 0
-        self._finished = False
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def put(self, line: _Line, *, held: bool) -> None:
-        with self._changed:
-            if self._finished:
-                return
-            if len(self._lines) >= MAX_QUEUED_LINES or not (held or self._start()):
-                self._dropped += 1
-                return
-            self._lines.append(line)
-            if not held or len(self._lines) >= MAX_HELD_LINES:
-                self._wake()
-
-    def wake(self) -> None:
-        if self._lines:
-            with self._changed:
-                self._wake()
-
-    def finish(self) -> None:
-        with self._changed:
-            self._finished = True
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._lines:
-            self._start()
-        self._changed.notify()
-
-    def join(self, seconds: float) -> None:
-        if self._thread is not None:
-            self._thread.join(max(0.0, seconds))
-
-    def _start(self) -> bool:
-        """Start the thread if it does not run; False where the system gives us none now."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return False
-            self._thread = thread
-        return True
-
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
-                while not self._lines and not self._finished:
-                    self._changed.wait()
-                if not self._lines:
-                    return
-                line = self._lines.popleft()
-                dropped, self._dropped = self._dropped, 0
-            if not self._written(line, dropped):
-                with self._changed:
-                    self._dropped += dropped + 1
-
-    def _written(self, line: _Line, dropped: int) -> bool:
-        logged_at, _, _ = line
-        try:
-            if dropped:
-                notice = f"{dropped} lines of this log were dropped: it was blocked, closed or full"
-                self._write((logged_at, "warning", notice))
-            self._write(line)
-        except (OSError, ValueError):
-            return False
-        return True
+            if not self._opened:
+                syslog.openlog(self._program, syslog.LOG_PID, syslog.LOG_DAEMON)
+                self._opened = True
+            for _, level, text in lines:
+                syslog.syslog(PRIORITIES[level], text)
+        return len(lines)

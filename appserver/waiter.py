@@ -82,6 +82,12 @@ MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
 
 _SIGCHLD = int(signal.SIGCHLD)
+
+PARTING_SECONDS = 0.5
+"""How long a waiter stays when a server has been told that all is over. To take it apart costs the kernel as much time
+as an outcome's whole way to the cluster, and the server would wait for it: whoever is woken is put on the processor of
+who woke it. A burst of ends at once is through by then, too."""
+
 _STATE_FLAGS = os.O_RDWR | OPEN_FLAGS
 
 DESCRIBE = b'{"order": "describe"}'
@@ -169,6 +175,11 @@ class Waiter:
             if self._is_done(childless=childless):
                 self.trim(now=True)  # what was written since the last look; nobody looks after us
                 self._write(gone=True, outcome=self._final_outcome())
+
+    def part(self) -> None:
+        """Stay out of the way of whoever was told the end; where nobody was, there is nothing to wait for."""
+        if self._connections:
+            time.sleep(PARTING_SECONDS)
 
     def close(self) -> None:
         """Hang up on everybody; nothing else is closed."""
@@ -398,7 +409,9 @@ def run_waiter(record: RunRecord, listener: _socket.socket, environment: Mapping
         run = Recording.of_record(record)
         if run.state.gone or run.state.pid != pid:
             os._exit(1)
-    Waiter(run, listener, wakeup).wait()
+    waiter = Waiter(run, listener, wakeup)
+    waiter.wait()
+    waiter.part()
     os._exit(0)
 
 
@@ -414,4 +427,5 @@ def run_substitute(record: RunRecord, listener: _socket.socket, wakeup: int) -> 
     if not waiter.adopt():
         os._exit(1)
     waiter.wait()
+    waiter.part()
     os._exit(0)

@@ -14,7 +14,7 @@ from released import BOUND, Step, Story
 from appmgr.manager import Action, Finish, Manager, Send
 from appmgr.options import ManagerOptions, parse_options
 from appserver.codec import decode, encode
-from appserver.messages import Ended, Greeting, Hello, Message, Poll, Running, ServerMessage, Stopping
+from appserver.messages import Bye, Ended, Greeting, Hello, Message, Poll, Running, ServerMessage, Stopping
 from appserver.outcome import Account, Outcome, Signaled
 from appserver.protocol import choose_version
 from appserver.session import PeerName, Session
@@ -98,6 +98,8 @@ class ManagerReplay:
             if isinstance(then, Poll):
                 self._now = self._manager.deadline()
                 self._do(self._manager.tick(self._now))
+            if isinstance(then, Bye) and self.finished is not None:
+                self._unsaid.append(then)  # that is the link's to say
             assert self._unsaid, f"nothing is said in place of {line}"
             now = self._unsaid.pop(0)
         said = encode(now).decode().rstrip()

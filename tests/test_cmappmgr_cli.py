@@ -22,7 +22,7 @@ from appmgr import cli
 from appmgr.cli import main
 from appserver.messages import Ack, Bye, Ended, Greeting, Hello, Message, Run, Running, Stop, Stopping
 from appserver.outcome import Account, Exited, Signaled
-from appserver.protocol import CLOSED, NEED_DATA, Connection
+from appserver.protocol import NEED_DATA, Connection
 from appserver.version import software
 from pki.certificates import Purpose, issue
 from pki.contexts import server_context
@@ -173,7 +173,7 @@ async def test_a_run_under_an_empty_environment_ends_with_its_status(place: Plac
         await session.say(running(run))
         await session.say(Ended(None, run.run, Exited(3, Account(ran_seconds=0.1)), ("last words",)))
         acknowledged.append(await session.hear())
-        assert await session.hear() is CLOSED
+        assert await session.hear() == Bye()
 
     result = await run_against(place, script)
     assert result.status == 3

@@ -110,7 +110,18 @@ NOT_IN_A_LAUNCHER = HEAVY | {
 }
 """Every application has a waiter that is a fork of it."""
 
-OURS_IN_A_MANAGER = {"codec", "identity", "idlelog", "messages", "outcome", "ports", "protocol", "report", "version"}
+OURS_IN_A_MANAGER = {
+    "codec",
+    "identity",
+    "idlelog",
+    "messages",
+    "outcome",
+    "ports",
+    "protocol",
+    "report",
+    "sinks",
+    "version",
+}
 """What the host's side has of the guest's floor: what both must agree on, and the log."""
 
 MAX_SYSTEM_CALLS = 4800

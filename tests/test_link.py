@@ -62,8 +62,8 @@ class Bench:
         self.attempts: list[float] = []
         self._lockstep = lockstep
         self._put, self.guests = trio.open_memory_channel[Guest](100)
-        to_test, self.events = trio.open_memory_channel[LinkEvent](0)
-        self.link = Link(self._dial, lambda _version: HELLO, to_test, jitter=lambda: 0.0)
+        to_test, self.events = trio.open_memory_channel[LinkEvent](100)
+        self.link = Link(self._dial, lambda _version: HELLO, to_test.send_nowait, jitter=lambda: 0.0)
 
     async def _dial(self) -> Contact:
         self.attempts.append(trio.current_time())
@@ -243,24 +243,23 @@ async def test_without_a_connection_messages_are_dropped(autojump_clock: trio.te
     await with_link(Bench(), scenario)
 
 
-async def test_leaving_delivers_what_was_sent_and_closes(autojump_clock: trio.testing.MockClock) -> None:
+async def test_leaving_delivers_what_was_sent_says_goodbye_and_closes(autojump_clock: trio.testing.MockClock) -> None:
     bench = Bench()
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.link.run)
             guest = await connect(bench)
             bench.link.send(Ack(RUN))
-            bench.link.send(Bye())
             bench.link.leave()
-            await bench.link.idle.wait()
+            await bench.link.delivered.wait()
         # The nursery ended, so `run` has returned.
         assert [await guest.hear() for _ in range(3)] == [Ack(RUN), Bye(), CLOSED]
 
 
-async def test_leaving_without_a_connection_is_idle_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_leaving_without_a_connection_has_nothing_to_deliver(autojump_clock: trio.testing.MockClock) -> None:
     bench = Bench()
     bench.link.leave()
-    assert bench.link.idle.is_set()
+    assert bench.link.delivered.is_set()
     await bench.link.run()
     assert bench.attempts == []
 

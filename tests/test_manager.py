@@ -13,7 +13,6 @@ from appmgr.wording import seconds, tail
 from appserver.identity import Service
 from appserver.messages import (
     Ack,
-    Bye,
     Ended,
     Error,
     Goodbye,
@@ -114,7 +113,7 @@ def test_a_refusal_in_place_of_the_greeting_ends_it_too() -> None:
 )
 def test_halt_with_detach_leaves_the_application_running(number: int, expected: int) -> None:
     actions = at_work().signalled(number, 1.0)
-    assert sent(actions) == [Bye()]
+    assert sent(actions) == []  # the link says goodbye
     assert finish(actions) == expected
     assert "the application goes on" in logged(actions)
 
@@ -438,7 +437,7 @@ def test_a_second_term_detaches() -> None:
     manager = at_work(STOPPING_OPTIONS)
     manager.signalled(2, 10.0)
     actions = manager.signalled(15, 11.0)
-    assert (sent(actions), finish(actions)) == ([Bye()], 143)
+    assert (sent(actions), finish(actions)) == ([], 143)
 
 
 def test_a_stop_without_contact_is_tried_for_the_stop_timeout() -> None:

@@ -34,7 +34,6 @@ from appmgr.manager import (
 )
 from appserver.messages import (
     Ack,
-    Bye,
     Ended,
     Error,
     Goodbye,
@@ -241,14 +240,14 @@ def test_a_halt_before_contact_is_logged_and_ends_it() -> None:
     assert Manager(STOPPING_OPTIONS, OWN, 0.0).signalled(1, 1.0) == [Log("info", text), Finish(143)]
 
 
-def test_a_halt_with_detach_says_goodbye_only_where_somebody_listens() -> None:
+def test_a_halt_with_detach_says_what_becomes_of_the_application() -> None:
     text = "SIGINT: detached from the node g1, the application goes on"
-    assert at_work().signalled(2, 1.0) == [Log("info", text), Send(Bye()), Finish(130)]
+    assert at_work().signalled(2, 1.0) == [Log("info", text), Finish(130)]
     cut_off = at_work()
     cut_off.disconnected("cut", 0.5)
     assert cut_off.signalled(2, 1.0) == [Log("info", text), Finish(130)]
     unsure = "SIGINT: detached from the node g1, the application may have been started"
-    assert in_contact().signalled(2, 1.0) == [Log("info", unsure), Send(Bye()), Finish(130)]
+    assert in_contact().signalled(2, 1.0) == [Log("info", unsure), Finish(130)]
 
 
 def test_a_halt_with_stop_asks_and_waits_for_the_stop_timeout() -> None:
@@ -316,7 +315,7 @@ def test_a_second_signal_says_what_goes_on() -> None:
     manager.signalled(15, 1.0)
     manager.received(Stopping(2, OWN), 2.0)
     text = "SIGTERM: detached from the node g1, the stop goes on there"
-    assert manager.signalled(15, 3.0) == [Log("info", text), Send(Bye()), Finish(143)]
+    assert manager.signalled(15, 3.0) == [Log("info", text), Finish(143)]
 
 
 def test_a_server_that_says_stopping_unasked_changes_no_deadline() -> None:

@@ -17,7 +17,7 @@ from appmgr.manager import Manager
 from appmgr.options import ManagerOptions
 from appmgr.watch import watch
 from appserver.identity import Service
-from appserver.messages import Ack, Ended, Goodbye, Greeting, Hello, Message, Poll, Run, Running, Status, Watch
+from appserver.messages import Ack, Bye, Ended, Goodbye, Greeting, Hello, Message, Poll, Run, Running, Status, Watch
 from appserver.outcome import Exited
 from appserver.protocol import CLOSED, NEED_DATA, Connection
 from appserver.report import Level
@@ -119,11 +119,11 @@ async def test_a_run_from_start_to_outcome(autojump_clock: trio.testing.MockCloc
             assert isinstance(poll, Poll)
             await guest.say(Status(poll.seq, run.run, "running", 77, 1.0, 1.0, 1))
         await guest.say(Ended(None, run.run, Exited(7)))
-        heard.extend([await guest.hear(), await guest.hear()])
+        heard.extend([await guest.hear() for _ in range(3)])
 
     status, lines = await run_watch(OPTIONS, [script])
     assert status == 7
-    assert heard == [Ack(OWN), CLOSED]
+    assert heard == [Ack(OWN), Bye(), CLOSED]
     assert [text.split(" ")[0] for text in lines.texts] == ["started", "the"]
     assert trio.current_time() == pytest.approx(15.0, abs=0.1)
 

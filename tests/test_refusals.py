@@ -288,8 +288,8 @@ def dialer(server: Server, own: Material) -> Dialer:
 
 async def failed_contact(server: Server, own: Material) -> str:
     """Give the reason of the first failed contact, wherever in the conversation it comes."""
-    to_test, events = trio.open_memory_channel[LinkEvent](0)
-    link = Link(dialer(server, own).dial, lambda _: pytest.fail("greeted"), to_test)
+    to_test, events = trio.open_memory_channel[LinkEvent](100)
+    link = Link(dialer(server, own).dial, lambda _: pytest.fail("greeted"), to_test.send_nowait)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
         event = await events.receive()
@@ -350,13 +350,13 @@ async def test_manager_is_reminded_of_its_own_key_and_of_the_servers() -> None:
 async def test_refusal_by_a_server_of_another_kind_keeps_its_code() -> None:
     # Only `certificate` may change by itself; everything else in place of the greeting is final.
     near, far = trio.testing.memory_stream_pair()
-    to_test, events = trio.open_memory_channel[LinkEvent](0)
+    to_test, events = trio.open_memory_channel[LinkEvent](100)
 
     async def dial() -> Contact:
         await trio.lowlevel.checkpoint()
         return Contact(near)
 
-    link = Link(dial, lambda _: pytest.fail("greeted"), to_test)
+    link = Link(dial, lambda _: pytest.fail("greeted"), to_test.send_nowait)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
         await far.send_all(b'{"type":"refused","re":null,"code":"sessions","text":"full"}\n')

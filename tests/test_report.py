@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from appserver import report as report_module
 from appserver.report import (
-    MAX_HELD_LINES,
     MAX_LINE_CHARACTERS,
-    MAX_QUEUED_LINES,
     Report,
     host_name,
     printable,
     timestamp,
 )
+from appserver.sinks import MAX_HELD_LINES, MAX_QUEUED_LINES
 
 PATIENCE_SECONDS = 20.0
 
@@ -131,9 +133,8 @@ def test_a_blocked_standard_error_holds_nobody_up_and_loses_lines_audibly(pipe: 
             if len(lines) >= MAX_QUEUED_LINES:
                 break
     assert any(re.search(r": \d+ lines of this log were dropped", line) for line in lines)
-    assert report._stderr._thread is not None
     close(reader)
-    report._stderr._thread.join(PATIENCE_SECONDS)
+    report.close(PATIENCE_SECONDS)
 
 
 def test_a_non_blocking_standard_error_that_is_full_is_waited_for(pipe: tuple[int, int]) -> None:
@@ -268,3 +269,99 @@ def test_closed_standard_descriptors_are_held_by_the_null_device() -> None:
     )
     root = str(Path(__file__).resolve().parent.parent)
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False).returncode == 0
+
+
+class Ended(BaseException):
+    """The process would have ended."""
+
+
+@pytest.fixture
+def statuses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[int]:
+    """The statuses that the process would have ended with, by whichever thread."""
+    seen: queue.Queue[int] = queue.Queue()
+
+    def end(status: int) -> NoReturn:
+        seen.put(status)
+        raise Ended
+
+    monkeypatch.setattr("appserver.report.os._exit", end)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    return seen
+
+
+def idle(report: Report) -> Report:
+    """Wait until what was logged is written and its threads wait for more."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (report._stderr._idle and (report._syslog is None or report._syslog._idle)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return report
+
+
+def test_who_leaves_writes_the_last_lines_itself(
+    pipe: tuple[int, int], statuses: queue.Queue[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[threading.Thread] = []
+
+    def write(_self: object, lines: Sequence[object]) -> int:
+        writers.extend([threading.current_thread()] * len(lines))
+        return len(lines)
+
+    monkeypatch.setattr(report_module._SyslogWriter, "__call__", write)
+    report = Report("cmappmgr", stderr_fd=pipe[1])
+    report.info("a")
+    idle(report).hold()
+    report.info("b")
+    report.info("c")
+    with pytest.raises(Ended):
+        report.leave(7, 0.05)
+    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
+    assert [line[-3:] for line in read_all(*pipe)] == [": a", ": b", ": c"]
+    assert writers[1:] == [threading.current_thread()] * 2
+    assert statuses.get(timeout=PATIENCE_SECONDS) == 7  # the thread that stood by, since nobody ended the process
+
+
+def test_who_leaves_and_is_stuck_in_the_log_is_ended_with_its_status(
+    statuses: queue.Queue[int], pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syslog: list[object] = []
+
+    def write(_self: object, lines: Sequence[object]) -> int:
+        syslog.extend(lines)
+        return len(lines)
+
+    monkeypatch.setattr(report_module._SyslogWriter, "__call__", write)
+    reader, writer = pipe
+    report = Report("cmappmgr", stderr_fd=writer)
+    report.info("a")
+    idle(report)
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"z" * 65536)
+    report.hold()
+    report.info("b")
+    leaver = threading.Thread(target=report.leave, args=(7, 0.05), daemon=True)
+    leaver.start()
+    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
+    assert leaver.is_alive()
+    assert len(syslog) == 2
+    close(reader)
+    leaver.join(PATIENCE_SECONDS)
+
+
+def test_who_leaves_while_the_log_is_being_written_waits_for_that(
+    pipe: tuple[int, int], statuses: queue.Queue[int]
+) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"z" * 65536)
+    report = Report("cmappmgr", stderr_fd=writer, syslog=False)
+    report.info("a")
+    with pytest.raises(Ended):
+        report.leave(7, 0.05)
+    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
+    close(reader)
+    report.close(PATIENCE_SECONDS)

@@ -67,8 +67,14 @@ def check_contact(node: str, config: str | None, progress: Callable[[float], Non
 
 async def greet(dial: Dial, progress: Callable[[float], None]) -> None:
     """Make one attempt by `dial`, as `check_contact` says. Cancellation closes what was opened."""
-    to_us, events = trio.open_memory_channel[LinkEvent](0)
-    link = Link(dial, _hello, to_us)
+    happened: list[LinkEvent] = []
+    met = trio.Event()
+
+    def hear_of(event: LinkEvent) -> None:
+        happened.append(event)
+        met.set()
+
+    link = Link(dial, _hello, hear_of)
     failure: ContactFailed | Abandoned | None = ContactFailed(f"no answer within {CONTACT_SECONDS:g} s")
     with trio.open_signal_receiver(*_signals()) as signals:
         async with trio.open_nursery() as tasks:
@@ -83,10 +89,11 @@ async def greet(dial: Dial, progress: Callable[[float], None]) -> None:
             tasks.start_soon(_tell, progress)
             tasks.start_soon(link.run)
             with trio.move_on_after(CONTACT_SECONDS):
-                failure = _verdict(await events.receive())
+                await met.wait()
+                failure = _verdict(happened[0])
             link.leave()
             with trio.move_on_after(CLOSE_SECONDS):
-                await link.idle.wait()
+                await link.delivered.wait()
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -22,17 +22,12 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 assert sys.platform != "win32"
 
 from appserver.attributes import LIMITS, Account, Attributes
 from appserver.execerrors import explain_exec_error
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVarTuple, Unpack
-
-    _Words = TypeVarTuple("_Words")
 
 _RESOURCES: dict[str, int] = {name: getattr(resource, f"RLIMIT_{name.upper()}") for name in LIMITS}
 
@@ -58,14 +53,12 @@ class Program(NamedTuple):
     attributes: Attributes
 
 
-def spawn(
-    prepare: Callable[[Unpack[_Words]], tuple[bytes, Program | None]], *words: Unpack[_Words]
-) -> tuple[int, bytes, bytes]:
+def spawn(prepare: Callable[[], tuple[bytes, Program | None]]) -> tuple[int, bytes, bytes]:
     """Start an application in its own session; return once it executes, or its child has ended.
 
     Gives the child's pid, what it told, empty where it was not ready to execute, and its report where that failed then.
 
-    `prepare` is called in the child, with the `words`. It gives what the parent is to know, and what to execute; the
+    `prepare` is called in the child. It gives what the parent is to know, and what to execute; the
     child ends where that is nothing. The application gets default signal dispositions, an empty signal mask, working
     directory `/`, umask 022, `oom_score_adj` 0 and no descriptor beyond the standard ones (contract, section 2), but
     for what its attributes say. Raises OSError where there is no pipe or no process to be had.
@@ -78,7 +71,7 @@ def spawn(
         os.close(write)
         raise
     if pid == 0:
-        _become_application(prepare, words, write)
+        _become_application(prepare, write)
     os.close(write)
     said = b""
     while data := os.read(read, _READ_BYTES):
@@ -89,13 +82,11 @@ def spawn(
     return pid, rest[:count], rest[count:]
 
 
-def _become_application(
-    prepare: Callable[[Unpack[_Words]], tuple[bytes, Program | None]], words: tuple[Unpack[_Words]], write: int
-) -> NoReturn:
+def _become_application(prepare: Callable[[], tuple[bytes, Program | None]], write: int) -> NoReturn:
     # In the child: nothing may return or raise from here.
     try:
         os.setsid()
-        told, program = prepare(*words)
+        told, program = prepare()
         os.write(write, b"%d %s" % (len(told), told))
         if program is not None:
             os.write(write, _execute(program))

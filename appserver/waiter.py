@@ -39,6 +39,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import NoReturn, final
 
 from pki.frozen import replace
@@ -393,7 +394,7 @@ def run_waiter(record: RunRecord, listener: _socket.socket, environment: Mapping
     wakeup = wake_on_children()
     state_fd = os.open(record.file("state"), _STATE_FLAGS)
     try:
-        pid, told, report = spawn(prepare, record, environment)
+        pid, told, report = spawn(partial(prepare, record, environment))  # no function to be made
     except OSError as error:
         record_failure(StateFile(record), "start-failed", f"cannot fork: {error.strerror}")
         os._exit(1)

@@ -1,11 +1,11 @@
-"""What modules of the standard library answer to libraries that are being imported, without being loaded (see `later`).
+"""What modules answer to libraries that are being imported, without being loaded (see `later`).
 
 Some libraries use a module as soon as they have imported it, for a thing that needs next to nothing of it: they make a
-logger that hardly anybody logs to, derive a class that nobody makes, ask for a word. Only what the documentation of the
-standard library promises is answered, whichever library asks. Any other name loads the module, and once the import is
-over so does every one.
+logger that hardly anybody logs to, derive a class that nobody makes, ask for a word, have a value checked that is
+always right. Only what the documentation of a module promises is answered, whichever library asks. Any other name loads
+the module, and once the import is over so does every one, but for `LASTING`.
 
-Measured (Python 3.11, trio 0.35): 0.7 of 14 MiB of a manager.
+Measured (Python 3.11, trio 0.35): 1.4 of 14 MiB of a manager.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
+from types import CoroutineType, ModuleType
 from typing import Final, TypeAlias, final
 
 Loaded: TypeAlias = Callable[[ModuleType], None]
@@ -73,12 +73,73 @@ def _node_visitor(module: ModuleType, when_loaded: Callable[[Loaded], None]) -> 
     return NodeVisitor
 
 
+@final
+class _InstanceOf:
+    """A validator that lets pass what is of a type; for everything else it asks the real one."""
+
+    def __init__(self, module: ModuleType, type: type | tuple[type, ...]) -> None:  # noqa: A002  (its name in attrs)
+        self._module = module
+        self._type = type
+
+    def __call__(self, instance: object, attribute: object, value: object) -> None:
+        if not isinstance(value, self._type):
+            self._real()(instance, attribute, value)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real(), name)
+
+    def __repr__(self) -> str:
+        return repr(self._real())
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._real() == (other._real() if isinstance(other, _InstanceOf) else other))
+
+    def __hash__(self) -> int:
+        return hash(self._real())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self._module.instance_of, (self._type,)
+
+    def _real(self) -> Callable[[object, object, object], None]:
+        real: Callable[[object, object, object], None] = self._module.instance_of(self._type)
+        return real
+
+
+def _instance_of(module: ModuleType, _: Callable[[Loaded], None]) -> object:
+    return partial(_InstanceOf, module)
+
+
 def _python_implementation(_: ModuleType, __: Callable[[Loaded], None]) -> object:
     return lambda: "CPython"
 
 
-ANSWERS: Final[dict[str, Answer]] = {"ast.NodeVisitor": _node_visitor, "logging.getLogger": _get_logger}
+ANSWERS: Final[dict[str, Answer]] = {
+    "ast.NodeVisitor": _node_visitor,
+    "attr.validators.instance_of": _instance_of,
+    "logging.getLogger": _get_logger,
+}
 """By the full name of what is asked for."""
 
 if sys.implementation.name == "cpython":
     ANSWERS["platform.python_implementation"] = _python_implementation
+
+
+def _coroutine_state(coroutine: CoroutineType[object, object, object]) -> str:
+    """Give the word for the state of a coroutine, as `inspect.getcoroutinestate` does."""
+    if coroutine.cr_running:
+        return "CORO_RUNNING"
+    if getattr(coroutine, "cr_suspended", False):  # from Python 3.11
+        return "CORO_SUSPENDED"
+    if coroutine.cr_frame is None:
+        return "CORO_CLOSED"
+    if sys.version_info < (3, 11) and coroutine.cr_frame.f_lasti != -1:
+        return "CORO_SUSPENDED"
+    return "CORO_CREATED"
+
+
+_CORO_WORDS = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")
+
+LASTING: Final[dict[str, dict[str, object]]] = {
+    "inspect": {"getcoroutinestate": _coroutine_state} | {word: word for word in _CORO_WORDS}
+}
+"""What a module has already as it waits, until it is loaded: trio asks for the state of a coroutine at each lock."""

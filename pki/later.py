@@ -27,13 +27,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
-from pki.answers import ANSWERS, Answer, Loaded
+from pki.answers import ANSWERS, LASTING, Answer, Loaded
 
 if TYPE_CHECKING:
     from importlib.abc import Loader
 
 UNUSED_BY_TRIO_HERE: Final = frozenset({
+    "attr.converters",
     "attr.filters",
+    "attr.validators",
     "attrs.converters",
     "attrs.filters",
     "attrs.validators",
@@ -41,6 +43,7 @@ UNUSED_BY_TRIO_HERE: Final = frozenset({
     "ctypes.util",
     "hmac",
     "idna",
+    "inspect",
     "ipaddress",
     "locale",
     "logging",
@@ -233,6 +236,7 @@ class _LaterLoader:
     def exec_module(self, module: ModuleType) -> None:
         """Leave it empty: from now on its first use loads it."""
         vars(module)[_WAITING] = self._loader
+        vars(module).update(LASTING.get(module.__name__, {}))
 
 
 @final

@@ -5,6 +5,7 @@ Stores in PEM then need no child process and no import; OpenSSL checks the conte
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 
@@ -49,14 +50,12 @@ def is_dsa(key: bytes, path: str) -> bool:
 
 def encode_certificate(der: bytes) -> bytes:
     """Write one certificate as a PEM block."""
-    text = binascii.b2a_base64(der, newline=False)
+    text = base64.b64encode(der)
     lines = [text[start : start + _LINE_CHARACTERS] for start in range(0, len(text), _LINE_CHARACTERS)]
     return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----\n"])
 
 
 def _der(match: re.Match[bytes], path: str) -> bytes:
-    import base64
-
     try:
         return base64.b64decode(b"".join(match[2].split()), validate=True)
     except binascii.Error as error:

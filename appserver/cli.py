@@ -1,16 +1,15 @@
-"""`cmappserver`: the command line, and what can be said before anything serves."""
+"""`cmappserver`: what its words have it do, and what can be said before anything serves."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 
+from appserver.options import PROGRAM, read_all, read_plainly
 from appserver.report import Report, hold_standard_descriptors
 from appserver.settings import (
     ServerOverrides,
@@ -19,36 +18,12 @@ from appserver.settings import (
     default_state_dir,
     load_server_settings,
 )
-from appserver.version import VERSION
 from pki.encoding import restart_in_utf8
 from pki.errors import KeysError, SettingsError
-
-STOP_ALL_SECONDS = 60.0
-"""What applications are given at most to end by themselves when all are stopped; the unit for the shutdown waits a
-little longer.
-"""
-
-PROGRAM = "cmappserver"
 
 EXIT_OK = 0
 EXIT_UNUSABLE = 1
 """Configuration, keys, port or state directory cannot be used."""
-
-_EPILOG = """\
-signals:
-  TERM, INT   let the managers go and end with 0; applications go on, and the next server finds them again
-  HUP         read configuration and keys again; if anything is wrong with them the old ones stay in force
-
-exit status:
-  0 ended by TERM or INT, --check found all in order, or --stop-all has left nobody; 1 configuration, keys,
-  port or state directory cannot be used, or an application cannot be stopped; 2 wrong usage
-
-examples:
-  cmappserver                              serve as /opt/hp/cmappserver/cmappserver.conf says
-  cmappserver --check                      say what that would be, and whether the keys work
-  cmappserver --config ./g.conf --port 0   try it out on a free port
-  cmappserver --stop-all 120               stop every application of this guest, with or without a server
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,14 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    parser = command_line()
-    options = parser.parse_args(argv)
-    if options.stop_all is None and options.until_boot:
-        parser.error("--until-boot goes with --stop-all")
-    if options.stop_all is not None and options.check:
-        parser.error("--check and --stop-all exclude each other")
+    options = read_plainly(argv) or read_all(argv)
     overrides = ServerOverrides(
-        listen=tuple(options.listen) if options.listen else None,
+        listen=options.listen,
         port=options.port,
         state_dir=options.state_dir,
         log_dir=options.log_dir,
@@ -178,75 +148,3 @@ def _check(settings: ServerSettings) -> int:
     odd = odd_sections(settings, grants_of(settings, trust)) + odd_rules(settings.policy)
     print("\n".join([*lines, *odd, *([] if odd else ["all in order"])]))
     return EXIT_OK
-
-
-def command_line() -> argparse.ArgumentParser:
-    """Give the parser; the manual page and the completion are made of it too."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Run and watch applications in this guest for the cluster on the host. One for each guest.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help=f"configuration file (default {default_config_path()}, may be absent)"
-    )
-    parser.add_argument(
-        "--listen",
-        metavar="ADDRESS",
-        action="append",
-        help="address to listen on, may repeat (default: the file's 'listen', else all, IPv4 and IPv6)",
-    )
-    parser.add_argument(
-        "--port", metavar="N", type=_port, help="TCP port, 0 for a free one (default: the file's 'port', else 5315)"
-    )
-    parser.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        help="where the runs are recorded (default: the file's 'stateDir', else /run/cmappserver)",
-    )
-    parser.add_argument(
-        "--log-dir", metavar="DIR", help="where output goes (default: the file's 'logDir', else /var/log/cmappserver)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="validate configuration and keys, say what would be done, and end"
-    )
-    parser.set_defaults(stop_all=None, until_boot=False)
-    if sys.platform == "linux":
-        _add_stopping(parser)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
-    return parser
-
-
-def _add_stopping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--stop-all",
-        metavar="SECONDS",
-        nargs="?",
-        type=_seconds,
-        const=STOP_ALL_SECONDS,
-        help="stop every application of this guest, whether a server runs or not, and end: TERM to each, KILL after "
-        f"the stop timeout of each, but SECONDS at most (default {STOP_ALL_SECONDS:g}); nothing is started meanwhile",
-    )
-    parser.add_argument(
-        "--until-boot",
-        action="store_true",
-        help="with --stop-all: have nothing started any more until the next boot; for the shutdown of the system",
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: a positive number of seconds was expected")
-    return seconds
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535 was expected")
-    return int(text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 import appmgr.deploy.options
-import appserver.cli
+import appserver.options
 import pki.cli
 from appmgr.options import OPTIONS
 
@@ -62,7 +62,7 @@ class Program:
 
 def programs() -> tuple[Program, ...]:
     """Give all programs that are installed."""
-    parsers = (appmgr.deploy.options.command_line(), appserver.cli.command_line(), pki.cli.command_line())
+    parsers = (appmgr.deploy.options.command_line(), appserver.options.command_line(), pki.cli.command_line())
     return (manager(), *(from_parser(parser) for parser in parsers))
 
 

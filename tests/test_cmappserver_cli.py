@@ -23,6 +23,7 @@ import fcntl
 from fakes import fill, small_disk
 from pair import PATIENCE_SECONDS, Guest, is_alive, open_guest, wait_for_match, wait_until
 
+from appserver.options import read_all, read_plainly
 from appserver.statelock import LOCK_NAME, StateDirError, check_state_dir, locked_state_dir
 from appserver.version import VERSION
 from pki.cli import main as cmapppki
@@ -423,3 +424,41 @@ def test_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     with pytest.raises(StateDirError, match="belongs to user 65534"):
         check_state_dir(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--config /c",
+        "--config=/c --port=0",
+        "--config= --port 00080",
+        "--listen ::1 --listen=127.0.0.1 --state-dir s --log-dir=l=m --port 65535",
+        "--config a --config b",
+    ],
+)
+def test_the_words_of_a_server_mean_without_the_parser_what_they_mean_to_it(line: str) -> None:
+    assert read_plainly(line.split()) == read_all(line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--check",
+        "--version",
+        "--help",
+        "--stop-all 5",
+        "--conf c",
+        "--config",
+        "--config --check",
+        "--listen -1",
+        "--port x",
+        "--port 65536",
+        f"--port {'1' * 5000}",
+        "c",
+        "--",
+        "--config c d",
+    ],
+)
+def test_all_other_words_are_the_parsers_business(line: str) -> None:
+    assert read_plainly(line.split()) is None

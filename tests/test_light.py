@@ -96,7 +96,7 @@ NOT_IN_A_MANAGER = HEAVY | {
 }
 """Loaded by the end of its run: what waits for a first use in vain (`pki.later`) is not."""
 
-NOT_IN_A_SERVER = HEAVY | {"appmgr", "appserver.launcher", "appserver.portable", "appserver.waiter"}
+NOT_IN_A_SERVER = HEAVY | {"appmgr", "argparse", "appserver.launcher", "appserver.portable", "appserver.waiter"}
 NOT_IN_A_LAUNCHER = HEAVY | {
     "_ssl",
     "appmgr",

@@ -8,9 +8,11 @@ threads are daemons, so that a write that never returns does not keep the progra
 
 A thread that wakes takes the interpreter from whoever woke it, in the middle of what that was about to say to the other
 side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `idlelog`). For the same reason
-a thread takes all lines that wait at one go. And a program that `leave`s writes its last lines itself, which took a
-millisecond of a manager's last seven as long as three threads handed the interpreter to each other, and many times that
-where thirty ended at once; the thread that would have written stands by, and ends the process where that gets stuck.
+a thread takes all lines that wait at one go. And a program that `leave`s writes its last lines itself, under an alarm
+that ends it where that takes too long: three threads that handed the interpreter to each other took a millisecond of a
+manager's last seven, and many times that where thirty ended at once. An alarm does not interrupt the wait for a file
+system that hangs. One on a disk of this machine would not let the process end in any case, but one on the network would
+(it lets a KILL through, which is what the end of a process is to its threads): there the threads write, as ever.
 
 Every line of the manager starts with `Jul 28 17:26:06 HOST cmappmgr[PID]: `. Under systemd, where standard error is
 the journal (`JOURNAL_STREAM` names it), a daemon writes `<priority>text` there and nothing to syslog: the journal has
@@ -20,14 +22,15 @@ the time, and hands on to syslog by itself.
 from __future__ import annotations
 
 import os
+import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final, NoReturn, final
 
 from appserver.sinks import Level as Level
-from appserver.sinks import Line, Sink, nothing
+from appserver.sinks import Line, Sink
 
 PRIORITIES: Final[dict[Level, int]] = {"info": 6, "warning": 4, "error": 3}
 """The numbers of RFC 5424, which syslog and the journal share."""
@@ -39,7 +42,7 @@ FLUSH_SECONDS = 0.25
 """How long leaving may wait for the sinks. A cluster that sees the end late starts the application again late."""
 
 TURN_SECONDS = 0.02
-"""Of that, how long each sink has for itself: far more than a log that is not blocked needs."""
+"""How long each sink has for itself, at least: far more than a log that is not blocked needs."""
 
 RETRY_SECONDS = 0.05
 """Between two tries on a standard error that somebody made non-blocking and that is full."""
@@ -74,6 +77,7 @@ class Report:
         self._prefix = f"{host_name()} {program}[{os.getpid()}]: "
         self._stderr_fd = stderr_fd
         self._held = False
+        self._interruptible = False
         self._stderr = Sink("log to standard error", self._write_to_stderr)
         self._syslog = None if not syslog or self._in_journal else Sink("log to syslog", _SyslogWriter(program))
 
@@ -124,29 +128,39 @@ class Report:
             sink.wait(deadline - time.monotonic())
 
     def leave(self, status: int, seconds: float = FLUSH_SECONDS) -> NoReturn:
-        """Write what is queued, and end the process with `status`, also where that takes longer than `seconds`."""
+        """Write what is queued, for `seconds` at most and `TURN_SECONDS` more for syslog; end with `status`.
+
+        To be called in the main thread, whose alarm it uses.
+        """
         deadline = time.monotonic() + seconds
-        lines = self._stderr.relieve(partial(self._end_in_time, status, seconds))
-        if lines is None:  # it is writing, or blocked: wait for it
-            self.close(seconds)
-            os._exit(status)
-        self._stderr.write_out(lines)
-        if self._syslog is not None:
-            lines = self._syslog.relieve(nothing)
-            if lines is not None:
-                self._syslog.write_out(lines)
-            else:
-                self._syslog.finish()
-                self._syslog.wait(deadline - time.monotonic())
+        sinks = [sink for sink in (self._stderr, self._syslog) if sink is not None]
+        if sys.platform != "win32" and _can_be_interrupted(self._stderr_fd):
+            signal.signal(signal.SIGALRM, self._interrupt)
+            sinks = [sink for sink in sinks if not self._write_now(sink, deadline - time.monotonic())]
+        if sinks:
+            self.close(deadline - time.monotonic())
         os._exit(status)
 
-    def _end_in_time(self, status: int, seconds: float) -> None:
-        turn_seconds = min(TURN_SECONDS, seconds)
-        time.sleep(turn_seconds)
-        if self._syslog is not None:
-            self._syslog.finish()  # whoever has been writing to standard error all this time will not come to it
-        time.sleep(seconds - turn_seconds)
-        os._exit(status)
+    def _write_now(self, sink: Sink, seconds: float) -> bool:
+        """Write what a sink has queued, as far as that goes in so many seconds; False where its thread is writing."""
+        lines = sink.relieve()
+        if lines is None:
+            return False
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, max(TURN_SECONDS, seconds), RETRY_SECONDS)
+        try:
+            self._interruptible = True
+            sink.write_out(lines)
+            self._interruptible = False
+        except InterruptedError:
+            pass  # just before or after it
+        return True
+
+    def _interrupt(self, *_: object) -> None:
+        """End a write that waits: to the sink it is one that failed."""
+        if self._interruptible:
+            self._interruptible = False
+            raise InterruptedError
 
     def _write_to_stderr(self, lines: Sequence[Line]) -> int:
         data = "".join(self._shown(*line) for line in lines).encode("utf-8", "backslashreplace")
@@ -194,6 +208,18 @@ def hold_standard_descriptors() -> None:
         except OSError:
             # The lowest free number is `descriptor`, since all below it are open by now.
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+
+
+def _can_be_interrupted(descriptor: int) -> bool:
+    """Tell whether a signal interrupts whoever waits for that, or only disks of this machine are waited for."""
+    if sys.platform == "win32":
+        return False
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return True  # there will be no waiting
+    # File systems that have no device of their own have the major number 0: those of the network, and some more.
+    return not stat.S_ISREG(status.st_mode) or os.major(status.st_dev) != 0
 
 
 def _escape(code: int) -> str:

@@ -1,6 +1,7 @@
 """A sink of the log: a bounded queue of lines, and the thread that writes them, which may be stuck as long as it likes.
 
-Whoever ends the process may write what is left by himself, where the thread is idle: see `report`.
+The thread ends when there was nothing to write for a while: each thread that lives has to be taken apart before a
+process has ended. Whoever ends it may write what is left by himself, where the thread is not writing: see `report`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ MAX_HELD_LINES = 100
 MAX_LINES_AT_ONCE = 50
 """Taken from the queue and written together."""
 
-
-def nothing() -> None:
-    """Do nothing."""
+IDLE_SECONDS = 1.0
+"""Without a line, until the thread ends; the next line starts another."""
 
 
 @final
@@ -40,12 +40,10 @@ class Sink:
         self._lines: deque[Line] = deque()
         self._dropped = 0
         self._finished = False
-        self._idle = False
-        self._last_task: Callable[[], None] = nothing
+        self._runs = False
+        """There is a thread."""
+        self._writes = False
         self._changed = threading.Condition()
-        self._serving = threading.Lock()
-        """Held for as long as the thread may have something to write. (Its own end comes later.)"""
-        self._started = False
 
     def put(self, line: Line, *, held: bool) -> None:
         """Queue a line, or drop it where the queue is full; where it is `held` nobody is woken for it."""
@@ -71,59 +69,23 @@ class Sink:
             self._finished = True
             self._wake()
 
-    def _wake(self) -> None:
-        if self._lines:
-            self._start()
-        self._changed.notify()
-
     def wait(self, seconds: float) -> None:
         """After `finish`: wait until all is written, for so long at most."""
-        if self._serving.acquire(timeout=max(0.0, seconds)):
-            self._serving.release()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._runs, max(0.0, seconds))
 
-    def _start(self) -> bool:
-        """Start the thread if it does not run; False where the system gives us none now."""
-        if not self._started:
-            self._serving.acquire()
-            try:
-                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-            except RuntimeError:
-                self._serving.release()
-                return False
-            self._started = True
-        return True
+    def relieve(self) -> list[Line] | None:
+        """Take what is queued out of the thread's hands, to be written by `write_out`; the thread writes no more.
 
-    def _serve(self) -> None:
-        try:
-            while lines := self._next():
-                self.write_out(lines)
-        finally:
-            self._serving.release()
-        self._last_task()
-
-    def relieve(self, task: Callable[[], None]) -> list[Line] | None:
-        """Take what is queued out of the thread's hands, and have it do `task` instead, once; it writes no more.
-
-        None where it is writing, or does not run.
+        None where it is writing.
         """
         with self._changed:
-            if not self._idle:
+            if self._writes:
                 return None
             self._finished = True
-            self._last_task = task
             lines = list(self._lines)
             self._lines.clear()
-            self._changed.notify()
             return lines
-
-    def _next(self) -> list[Line]:
-        """Wait for lines; none means that there will be no more."""
-        with self._changed:
-            while not self._lines and not self._finished:
-                self._idle = True
-                self._changed.wait()
-                self._idle = False
-            return [self._lines.popleft() for _ in range(min(len(self._lines), MAX_LINES_AT_ONCE))]
 
     def write_out(self, lines: list[Line]) -> None:
         """Write, in the thread of the caller, after how many were lost before."""
@@ -142,3 +104,35 @@ class Sink:
             is_told = dropped and written
             with self._changed:
                 self._dropped += len(lines) - written if is_told or not dropped else dropped + len(lines) - 1
+
+    def _wake(self) -> None:
+        if self._lines:
+            self._start()
+        self._changed.notify_all()
+
+    def _start(self) -> bool:
+        """Start the thread if it does not run; False where the system gives us none now."""
+        if not self._runs:
+            self._runs = True
+            try:
+                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            except RuntimeError:
+                self._runs = False
+                return False
+        return True
+
+    def _serve(self) -> None:
+        while lines := self._next():
+            self.write_out(lines)
+
+    def _next(self) -> list[Line]:
+        """Wait for lines; none means that the thread is to end."""
+        with self._changed:
+            self._writes = False
+            self._changed.wait_for(lambda: self._lines or self._finished, IDLE_SECONDS)
+            if not self._lines:
+                self._runs = False
+                self._changed.notify_all()
+                return []
+            self._writes = True
+            return [self._lines.popleft() for _ in range(min(len(self._lines), MAX_LINES_AT_ONCE))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +27,8 @@ from appserver.report import (
 from appserver.sinks import MAX_HELD_LINES, MAX_QUEUED_LINES
 
 PATIENCE_SECONDS = 20.0
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no alarm there")
 
 
 _open: set[int] = set()
@@ -276,92 +278,136 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def statuses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[int]:
-    """The statuses that the process would have ended with, by whichever thread."""
-    seen: queue.Queue[int] = queue.Queue()
+def statuses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The statuses that the process would have ended with."""
+    seen: list[int] = []
 
     def end(status: int) -> NoReturn:
-        seen.put(status)
+        seen.append(status)
         raise Ended
 
     monkeypatch.setattr("appserver.report.os._exit", end)
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    before = signal.getsignal(signal.SIGALRM)
+    yield seen
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def syslog(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, threading.Thread]]:
+    """What goes to syslog, and who wrote it."""
+    seen: list[tuple[str, threading.Thread]] = []
+
+    def write(_self: object, lines: Sequence[tuple[float, str, str]]) -> int:
+        seen.extend((text, threading.current_thread()) for _, _, text in lines)
+        return len(lines)
+
+    monkeypatch.setattr(report_module._SyslogWriter, "__call__", write)
     return seen
 
 
 def idle(report: Report) -> Report:
-    """Wait until what was logged is written and its threads wait for more."""
+    """Wait until what was logged is written."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (report._stderr._idle and (report._syslog is None or report._syslog._idle)):
+    sinks = [sink for sink in (report._stderr, report._syslog) if sink is not None]
+    while any(sink._writes or sink._lines for sink in sinks):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return report
 
 
+def fill(writer: int) -> None:
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"z" * 65536)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"z")
+    os.set_blocking(writer, True)
+
+
+@posix
 def test_who_leaves_writes_the_last_lines_itself(
-    pipe: tuple[int, int], statuses: queue.Queue[int], monkeypatch: pytest.MonkeyPatch
+    pipe: tuple[int, int], statuses: list[int], syslog: list[tuple[str, threading.Thread]]
 ) -> None:
-    writers: list[threading.Thread] = []
-
-    def write(_self: object, lines: Sequence[object]) -> int:
-        writers.extend([threading.current_thread()] * len(lines))
-        return len(lines)
-
-    monkeypatch.setattr(report_module._SyslogWriter, "__call__", write)
     report = Report("cmappmgr", stderr_fd=pipe[1])
     report.info("a")
     idle(report).hold()
     report.info("b")
     report.info("c")
     with pytest.raises(Ended):
-        report.leave(7, 0.05)
-    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
+        report.leave(7)
+    assert statuses == [7]
     assert [line[-3:] for line in read_all(*pipe)] == [": a", ": b", ": c"]
-    assert writers[1:] == [threading.current_thread()] * 2
-    assert statuses.get(timeout=PATIENCE_SECONDS) == 7  # the thread that stood by, since nobody ended the process
+    assert [text for text, _ in syslog] == ["a", "b", "c"]
+    assert [thread is threading.current_thread() for _, thread in syslog] == [False, True, True]
 
 
-def test_who_leaves_and_is_stuck_in_the_log_is_ended_with_its_status(
-    statuses: queue.Queue[int], pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@posix
+def test_who_leaves_is_not_held_up_by_a_blocked_standard_error_and_syslog_has_its_turn(
+    pipe: tuple[int, int], statuses: list[int], syslog: list[tuple[str, threading.Thread]]
 ) -> None:
-    syslog: list[object] = []
-
-    def write(_self: object, lines: Sequence[object]) -> int:
-        syslog.extend(lines)
-        return len(lines)
-
-    monkeypatch.setattr(report_module._SyslogWriter, "__call__", write)
-    reader, writer = pipe
-    report = Report("cmappmgr", stderr_fd=writer)
-    report.info("a")
-    idle(report)
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"z" * 65536)
+    fill(pipe[1])
+    report = Report("cmappmgr", stderr_fd=pipe[1])
     report.hold()
-    report.info("b")
-    leaver = threading.Thread(target=report.leave, args=(7, 0.05), daemon=True)
-    leaver.start()
-    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
-    assert leaver.is_alive()
-    assert len(syslog) == 2
-    close(reader)
-    leaver.join(PATIENCE_SECONDS)
-
-
-def test_who_leaves_while_the_log_is_being_written_waits_for_that(
-    pipe: tuple[int, int], statuses: queue.Queue[int]
-) -> None:
-    reader, writer = pipe
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"z" * 65536)
-    report = Report("cmappmgr", stderr_fd=writer, syslog=False)
     report.info("a")
+    began = time.monotonic()
     with pytest.raises(Ended):
         report.leave(7, 0.05)
-    assert statuses.get(timeout=PATIENCE_SECONDS) == 7
+    assert statuses == [7]
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+    assert [text for text, _ in syslog] == ["a"]
+
+
+@posix
+def test_who_leaves_while_the_log_is_being_written_waits_for_that_no_longer_than_it_may(
+    pipe: tuple[int, int], statuses: list[int], syslog: list[tuple[str, threading.Thread]]
+) -> None:
+    reader, writer = pipe
+    fill(writer)
+    report = Report("cmappmgr", stderr_fd=writer)
+    report.info("a")
+    while not report._stderr._writes:
+        time.sleep(0.001)
+    report.info("b")
+    with pytest.raises(Ended):
+        report.leave(7, 0.05)
+    assert statuses == [7]
+    assert [text for text, _ in syslog] == ["a", "b"]
     close(reader)
     report.close(PATIENCE_SECONDS)
+
+
+@posix
+def test_a_file_system_that_no_signal_interrupts_is_left_to_the_threads(
+    tmp_path: Path,
+    statuses: list[int],
+    syslog: list[tuple[str, threading.Thread]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("appserver.report.os.major", lambda _: 0)
+    with open(tmp_path / "log", "w", encoding="utf-8") as file:
+        report = Report("cmappmgr", stderr_fd=file.fileno())
+        report.hold()
+        report.info("a")
+        with pytest.raises(Ended):
+            report.leave(7, PATIENCE_SECONDS)
+        assert (tmp_path / "log").read_text().endswith(": a\n")
+    assert statuses == [7]
+    assert [thread is threading.current_thread() for _, thread in syslog] == [False]
+
+
+def test_a_thread_without_lines_ends_and_the_next_line_starts_another(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appserver.sinks.IDLE_SECONDS", 0.0)
+    report = Report("x", stderr_fd=pipe[1], syslog=False)
+    for text in ("a", "b"):
+        report.info(text)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while report._stderr._runs:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    report.close(PATIENCE_SECONDS)
+    assert [line[-3:] for line in read_all(*pipe)] == [": a", ": b"]

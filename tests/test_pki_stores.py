@@ -322,3 +322,11 @@ def test_stores_of_the_old_guides_commands_are_read_as_they_are(tmp_path: Path, 
     # A second key in the store: OpenSSL would take the first one in silence.
     keytool("-genkey", *own[2:], "-alias", "second", "-keyalg", algorithm, "-dname", "CN=host2")
     assert "several private keys" in refusal(private)
+
+
+def test_a_store_of_ours_does_not_keep_a_manager_busy_with_its_password() -> None:
+    rounds = b"\x02\x02" + stores.KDF_ROUNDS.to_bytes(2, "big")  # an INTEGER of DER
+    key_store = stores.key_store_bytes(HOST, "clientprivate", "clientpw")
+    assert key_store.count(rounds) == 3  # certificate, key and checksum
+    trust_store = stores.trust_store_bytes([(HOST.certificate, "clientpublic")], "public")
+    assert trust_store.count(rounds) == 2

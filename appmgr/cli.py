@@ -258,7 +258,7 @@ def _watch(
     from appmgr.link import GREETING_SECONDS
     from appmgr.manager import Manager
     from appmgr.watch import watch
-    from appserver.idlelog import written_when_idle
+    from appserver.latelog import written_late
     from pki.unlock import load_material
 
     # The timeout for the first contact counts from here; trio's clock has an origin of its own, hence the difference.
@@ -284,7 +284,7 @@ def _watch(
         now = trio.current_time()
         run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
         manager = Manager(options, run_id, now - (time.perf_counter() - began))
-        with written_when_idle(report):
+        with written_late(report):
             return await watch(
                 manager,
                 dialer.dial,

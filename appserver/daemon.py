@@ -22,7 +22,7 @@ import trio
 
 from appserver.descriptors import raise_limit
 from appserver.environment import application_environment
-from appserver.idlelog import written_when_idle
+from appserver.latelog import written_late
 from appserver.listener import Listener, Trust
 from appserver.notify import notify
 from appserver.platforms import open_processes, wait_for_former
@@ -78,7 +78,7 @@ async def run_daemon(
     `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
     """
     handled = [signal.SIGTERM, signal.SIGINT] + ([_HUP] if _HUP is not None else [])
-    with written_when_idle(report), locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
+    with written_late(report), locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
         make_log_dir(settings.log_dir)
         records = Records(settings.state_dir)
         records.prepare()
@@ -150,6 +150,7 @@ class _Daemon:
         for sock in sockets:
             name = sock.socket.getsockname()
             self._report.info(f"listening on {address_of(name)} port {name[1]}")
+        self._report.pass_on()  # somebody may wait for that
         self._status = f"listening on port {sockets[0].socket.getsockname()[1]}"
         notify("READY=1", f"STATUS={self._status}")
 

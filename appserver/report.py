@@ -7,7 +7,7 @@ lines and the next one that passes says how many. Leaving waits `FLUSH_SECONDS` 
 threads are daemons, so that a write that never returns does not keep the program alive.
 
 A thread that wakes takes the interpreter from whoever woke it, in the middle of what that was about to say to the other
-side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `idlelog`). For the same reason
+side. Between `hold` and `release` lines are therefore only queued, until `pass_on` (see `latelog`). For the same reason
 a thread takes all lines that wait at one go. And a program that `leave`s writes its last lines itself, under an alarm
 that ends it where that takes too long: three threads that handed the interpreter to each other took a millisecond of a
 manager's last seven, and many times that where thirty ended at once. An alarm does not interrupt the wait for a file
@@ -76,7 +76,7 @@ class Report:
         self._in_journal = journal and _is_journal(stderr_fd)
         self._prefix = f"{host_name()} {program}[{os.getpid()}]: "
         self._stderr_fd = stderr_fd
-        self._held = False
+        self._on_held: Callable[[], None] | None = None
         self._interruptible = False
         self._stderr = Sink("log to standard error", self._write_to_stderr)
         self._syslog = None if not syslog or self._in_journal else Sink("log to syslog", _SyslogWriter(program))
@@ -100,11 +100,16 @@ class Report:
             safe = printable(line)
             for sink in (self._stderr, self._syslog):
                 if sink is not None:
-                    sink.put((now, level, safe), held=self._held)
+                    sink.put((now, level, safe), held=self._on_held is not None)
+        if self._on_held is not None:
+            self._on_held()
 
-    def hold(self) -> None:
-        """From now on keep lines until `pass_on`, `release` or `close`; `MAX_HELD_LINES` of them at most."""
-        self._held = True
+    def hold(self, on_line: Callable[[], None]) -> None:
+        """From now on keep lines until `pass_on`, `release` or `close`; `MAX_HELD_LINES` of them at most.
+
+        `on_line` is called, in the thread that logs, after whatever was kept.
+        """
+        self._on_held = on_line
 
     def pass_on(self) -> None:
         """Have what is kept written. Costs next to nothing where nothing is."""
@@ -114,7 +119,7 @@ class Report:
 
     def release(self) -> None:
         """Keep lines no longer."""
-        self._held = False
+        self._on_held = None
         self.pass_on()
 
     def close(self, seconds: float = FLUSH_SECONDS) -> None:

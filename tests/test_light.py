@@ -120,7 +120,7 @@ NOT_IN_A_LAUNCHER = HEAVY | {
 OURS_IN_A_MANAGER = {
     "codec",
     "identity",
-    "idlelog",
+    "latelog",
     "messages",
     "outcome",
     "ports",

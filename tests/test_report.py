@@ -192,7 +192,7 @@ def test_lines_after_the_end_are_dropped(pipe: tuple[int, int]) -> None:
 def test_lines_that_are_held_wait_for_being_passed_on_or_for_the_end(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     report = Report("x", stderr_fd=writer, syslog=False)
-    report.hold()
+    report.hold(lambda: None)
     before = threading.active_count()
     report.info("first")
     assert threading.active_count() == before  # nobody is there who could have written it
@@ -201,7 +201,7 @@ def test_lines_that_are_held_wait_for_being_passed_on_or_for_the_end(pipe: tuple
     report.info("second")
     report.release()
     assert os.read(reader, 1000).endswith(b"second\n")
-    report.hold()
+    report.hold(lambda: None)
     report.info("third")
     report.close(PATIENCE_SECONDS)
     (line,) = read_all(*pipe)
@@ -210,7 +210,7 @@ def test_lines_that_are_held_wait_for_being_passed_on_or_for_the_end(pipe: tuple
 
 def test_no_more_than_a_bound_of_lines_is_held(pipe: tuple[int, int]) -> None:
     report = Report("x", stderr_fd=pipe[1], syslog=False)
-    report.hold()
+    report.hold(lambda: None)
     for number in range(MAX_HELD_LINES):
         report.info(str(number))
     assert os.read(pipe[0], 100)
@@ -333,7 +333,7 @@ def test_who_leaves_writes_the_last_lines_itself(
 ) -> None:
     report = Report("cmappmgr", stderr_fd=pipe[1])
     report.info("a")
-    idle(report).hold()
+    idle(report).hold(lambda: None)
     report.info("b")
     report.info("c")
     with pytest.raises(Ended):
@@ -350,7 +350,7 @@ def test_who_leaves_is_not_held_up_by_a_blocked_standard_error_and_syslog_has_it
 ) -> None:
     fill(pipe[1])
     report = Report("cmappmgr", stderr_fd=pipe[1])
-    report.hold()
+    report.hold(lambda: None)
     report.info("a")
     began = time.monotonic()
     with pytest.raises(Ended):
@@ -389,7 +389,7 @@ def test_a_file_system_that_no_signal_interrupts_is_left_to_the_threads(
     monkeypatch.setattr("appserver.report.os.major", lambda _: 0)
     with open(tmp_path / "log", "w", encoding="utf-8") as file:
         report = Report("cmappmgr", stderr_fd=file.fileno())
-        report.hold()
+        report.hold(lambda: None)
         report.info("a")
         with pytest.raises(Ended):
             report.leave(7, PATIENCE_SECONDS)

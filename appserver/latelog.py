@@ -1,0 +1,69 @@
+"""The log of a program that runs a trio loop: written a moment later, when the loop has nothing better to do.
+
+An outcome passes from the waiter to the server and on to the manager within a few milliseconds, and on its way each
+logs it. A thread that writes the line at once contends with the loop for the interpreter: measured on an idle machine
+with two processors, some thirty wake-ups of one thread by another, more than half of the time from the end of an
+application to the end of its manager. So lines wait for a moment after which such a thing is through, also where thirty
+come at once; and a manager of something short ends before it has started a thread at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from typing import final
+
+import trio
+
+from appserver.report import Report
+
+WRITE_SECONDS = 0.05
+"""From the first line that is kept until all are written."""
+
+
+@final
+class _Later:
+    """Passes the log on some time after a line has come."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._thread = threading.get_ident()
+        self._waiting = trio.CancelScope()
+        self._over = False
+
+    def begin(self) -> None:
+        trio.lowlevel.spawn_system_task(self._pass_on, name="log")
+        self._report.hold(self._on_line)
+
+    def end(self) -> None:
+        self._over = True
+        self._waiting.cancel()
+        self._report.release()
+
+    async def _pass_on(self) -> None:
+        while not self._over:
+            with self._waiting:
+                await trio.sleep_forever()
+            self._waiting = trio.CancelScope()
+            self._report.pass_on()
+
+    def _on_line(self) -> None:
+        if threading.get_ident() != self._thread:
+            self._report.pass_on()  # a thread that works for the loop: it is not in the middle of anything
+        elif self._waiting.deadline == math.inf:
+            self._waiting.deadline = trio.current_time() + WRITE_SECONDS
+
+
+@contextlib.contextmanager
+def written_late(report: Report) -> Iterator[None]:
+    """Keep the lines of `report` for `WRITE_SECONDS` at most. Enter it inside the loop; what is kept is passed on upon
+    leaving.
+    """
+    later = _Later(report)
+    later.begin()
+    try:
+        yield
+    finally:
+        later.end()

@@ -1,0 +1,76 @@
+"""When the log of a program with a loop is written."""
+
+# ruff: noqa: ARG001 - a test asks for the clock to have it installed
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from appserver.latelog import WRITE_SECONDS, written_late
+from appserver.report import Report
+
+
+class Passed:
+    """When a report was passed on."""
+
+    def __init__(self, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: list[float] = []
+        self._pass_on = report.pass_on
+        monkeypatch.setattr(report, "pass_on", self)
+
+    def __call__(self) -> None:
+        self.at.append(trio.current_time())
+        self._pass_on()
+
+
+@pytest.fixture
+def report() -> Iterator[Report]:
+    reader, writer = os.pipe()
+    report = Report("x", stderr_fd=writer, syslog=False)
+    yield report
+    report.close()
+    os.close(reader)
+    os.close(writer)
+
+
+async def test_lines_are_written_together_a_moment_after_the_first(
+    report: Report, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    passed = Passed(report, monkeypatch)
+    with written_late(report):
+        await trio.sleep(1)
+        assert passed.at == []
+        began = trio.current_time()
+        report.info("a")
+        await trio.sleep(WRITE_SECONDS / 2)
+        report.info("b")
+        await trio.sleep(1)
+        assert passed.at == [began + WRITE_SECONDS]
+        report.info("c")
+        await trio.sleep(1)
+        assert passed.at == [began + WRITE_SECONDS, began + WRITE_SECONDS / 2 + 1 + WRITE_SECONDS]
+
+
+async def test_what_is_kept_is_passed_on_at_the_end_and_nothing_is_kept_from_then_on(
+    report: Report, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    passed = Passed(report, monkeypatch)
+    with written_late(report):
+        report.info("a")
+    assert passed.at == [trio.current_time()]
+    report.info("b")
+    await trio.sleep(1)
+    assert len(passed.at) == 1
+
+
+async def test_a_line_of_another_thread_does_not_wait(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[None] = []
+    monkeypatch.setattr(report, "pass_on", lambda: passed.append(None))
+    with written_late(report):
+        await trio.to_thread.run_sync(report.info, "a")
+        assert len(passed) == 1

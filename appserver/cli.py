@@ -81,11 +81,13 @@ def _serve(settings: ServerSettings, reread: partial[ServerSettings], report: Re
     import_trio()
     import trio
 
+    from appserver.beforehand import load_what_may_be_needed
     from appserver.daemon import load_trust, run_daemon
     from appserver.recordformat import RecordError
     from appserver.sockets import ListenError
     from appserver.statelock import StateDirError
 
+    load_what_may_be_needed()
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon heeds it: a reload asked for now needs none
     try:

@@ -20,6 +20,7 @@ another 1.1 MiB.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.machinery
 import sys
 import threading
@@ -310,6 +311,14 @@ def _settle(module: ModuleType, finish: Finish | None) -> None:
         functions = [each for each in space.values() if isinstance(each, FunctionType) and each.__globals__ is space]
         for name in names.keys() & {word for each in functions for word in each.__code__.co_names}:
             gathered.get(name)
+
+
+def load_now(name: str) -> None:
+    """Import a module and wait no longer with loading it. Raises what importing it raises."""
+    module = importlib.import_module(name)
+    if isinstance(module, _Later):
+        # Asking for a name that no module has is a use.
+        getattr(module, "__use__", None)
 
 
 def import_trio() -> None:

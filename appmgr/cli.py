@@ -41,6 +41,9 @@ RUN_ID_BYTES = 16
 HANDSHAKE_TIMEOUT_SHARE = 1 / 3
 """Of the timeout: a server that is frozen in the middle of one attempt leaves time for another."""
 
+LOG_SECONDS = 0.05
+"""How late a line may be: what ends sooner writes it by itself, and has no threads to start and to end."""
+
 SILENCE_TIMEOUT_SHARE = 1 / 2
 """Of the timeout: after this the kernel gives a silent connection up, as the manager does with an unanswered poll."""
 
@@ -284,7 +287,7 @@ def _watch(
         now = trio.current_time()
         run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
         manager = Manager(options, run_id, now - (time.perf_counter() - began))
-        with written_late(report):
+        with written_late(report, LOG_SECONDS):
             return await watch(
                 manager,
                 dialer.dial,
@@ -296,6 +299,7 @@ def _watch(
                 reminders=dialer.reminders,
                 show=status_file.show,
                 leave=end if leaving else lambda _: None,
+                settle=_load_for_later,
             )
 
     if not gc.isenabled():
@@ -303,6 +307,14 @@ def _watch(
         gc.enable()
     early.collect()
     return trio.run(drive)
+
+
+def _load_for_later() -> None:
+    """Load what another key of the guest will ask for, while it can be had: an upgrade, or somebody who removes the
+    package, takes the files of a manager away while it runs.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        from trio.to_thread import run_sync  # noqa: F401
 
 
 def _hello(poll_seconds: float, version: int) -> Hello:

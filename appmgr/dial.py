@@ -167,8 +167,10 @@ class Dialer:
             fresh = await trio.to_thread.run_sync(self._reopen, abandon_on_cancel=True)
             material = replace(self._material, pins=fresh.pins)
             self._context = client_context(material)
-        except KeysError:
-            return  # half copied, perhaps: what is in force stays, and the next change is tried again
+        except (KeysError, ImportError, OSError):
+            # Half copied, perhaps, or the program itself is not there any more: what is in force stays, and the next
+            # change is tried again.
+            return
         self._material = material
         self._watched = watched_in(material, "the server")
 

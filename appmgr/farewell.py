@@ -7,6 +7,7 @@ words are encrypted and handed to the kernel in one go, if it takes them at once
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import ssl
@@ -25,17 +26,20 @@ def send_at_once(stream: trio.abc.Stream, data: bytes) -> bool:
         return False
     transport = stream.transport_stream
     # trio offers no other way to what OpenSSL has ready, nor to whether somebody is in the middle of sending that.
-    if not isinstance(transport, trio.SocketStream) or stream._inner_send_lock.locked():  # noqa: SLF001
+    tls: ssl.SSLObject | None = getattr(stream, "_ssl_object", None)
+    encrypted: ssl.MemoryBIO | None = getattr(stream, "_outgoing", None)
+    sending: trio.Lock | None = getattr(stream, "_inner_send_lock", None)
+    if tls is None or encrypted is None or sending is None or sending.locked():
+        return False
+    if not isinstance(transport, trio.SocketStream):
         return False
     descriptor = transport.socket.fileno()
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     if poll.poll(0) != [(descriptor, select.POLLOUT)]:
         return False
-    try:
-        stream._ssl_object.write(data)  # noqa: SLF001
-        # Writable means that a third of the buffer is free, so a few hundred bytes go in as a whole.
-        os.write(descriptor, stream._outgoing.read())  # noqa: SLF001
-    except (OSError, ssl.SSLError):
-        return True
+    # Writable means that a third of the buffer is free, so a few hundred bytes go in as a whole.
+    with contextlib.suppress(OSError, ssl.SSLError):
+        tls.write(data)
+        os.write(descriptor, encrypted.read())
     return True

@@ -153,6 +153,8 @@ class Link:
 
     def leave(self) -> None:
         """Deliver what was sent, say goodbye, set `delivered`, close, and end `run`."""
+        if self._leaving:
+            return
         self._leaving = True
         if self._conversation is None or self._conversation.finish():
             self.delivered.set()
@@ -223,8 +225,11 @@ class Link:
         return reasons[0] if reasons else "the connection was closed"
 
     async def _pump_in(self, stream: trio.abc.Stream, protocol: Connection) -> None:
-        while not self._dropped:
-            self._tell(Received(await _next_message(stream, protocol)))
+        while True:
+            message = await _next_message(stream, protocol)
+            if self._dropped:  # in the very turn in which it came: the manager has done with this connection
+                return
+            self._tell(Received(message))
 
 
 @final
@@ -243,6 +248,8 @@ class _Conversation:
 
     def put(self, message: ManagerMessage) -> bool:
         """Have a message sent; False where too many wait already."""
+        if self._finished:
+            return True  # after a goodbye nothing is said
         if len(self._waiting) >= MAX_OUTGOING_MESSAGES:
             return False
         self._waiting.append(self._protocol.send(message))

@@ -14,6 +14,9 @@ from appserver.messages import Hello
 from appserver.report import Level
 from pki.expiry import CHECK_SECONDS
 
+SETTLE_SECONDS = 1.0
+"""By then a manager has its application, or has to wait for the guest anyway."""
+
 
 class Logger(Protocol):
     """What the loop needs of a log."""
@@ -41,6 +44,7 @@ async def watch(
     reminders: Callable[[], Sequence[str]],
     show: Callable[[Standing], None] = lambda _: None,
     leave: Callable[[int], None] = lambda _: None,
+    settle: Callable[[], None] = lambda: None,
 ) -> int:
     """Drive `manager` until it finishes, and give the exit status.
 
@@ -56,6 +60,7 @@ async def watch(
         show: shows how things stand, at each change; raises nothing.
         leave: called with the exit status as soon as all is said and sent, from wherever that is. A program ends its
             process there: closing the connection and unwinding the loop would only keep the cluster waiting.
+        settle: called once, `SETTLE_SECONDS` after the start, for what need not be done at the start.
     """
     watching = _Watching(manager, logger, show, leave)
     link = Link(dial, hello, watching.heed, greeting_seconds=greeting_seconds)
@@ -72,10 +77,15 @@ async def watch(
                         logger.log("warning", line)
                     await trio.sleep(CHECK_SECONDS)
 
+            async def settle_down() -> None:
+                await trio.sleep(SETTLE_SECONDS)
+                settle()
+
             watching.begin(link, early.take_over())
             if watching.status is None:
                 services.start_soon(hear)
                 services.start_soon(remind)
+                services.start_soon(settle_down)
                 services.start_soon(link.run)
                 status = await watching.wait()
                 with trio.move_on_after(CLOSE_SECONDS):

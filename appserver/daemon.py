@@ -41,6 +41,10 @@ from pki.errors import KeysError, SettingsError
 
 _HUP = getattr(signal, "SIGHUP", None)
 
+LOG_SECONDS = 0.001
+"""How late a line may be: an outcome is on its way by then, and whoever looks into the log when a manager has ended
+finds the line."""
+
 
 def load_trust(settings: ServerSettings) -> Trust:
     """Open the stores and make the TLS context. Blocks. Raises KeysError."""
@@ -78,7 +82,7 @@ async def run_daemon(
     `reread` gives the settings anew, upon HUP. Raises StateDirError, RecordError or ListenError where it cannot start.
     """
     handled = [signal.SIGTERM, signal.SIGINT] + ([_HUP] if _HUP is not None else [])
-    with written_late(report), locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
+    with written_late(report, LOG_SECONDS), locked_state_dir(settings.state_dir), contextlib.ExitStack() as opened:
         make_log_dir(settings.log_dir)
         records = Records(settings.state_dir)
         records.prepare()

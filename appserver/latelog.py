@@ -19,16 +19,14 @@ import trio
 
 from appserver.report import Report
 
-WRITE_SECONDS = 0.05
-"""From the first line that is kept until all are written."""
-
 
 @final
 class _Later:
     """Passes the log on some time after a line has come."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, seconds: float) -> None:
         self._report = report
+        self._seconds = seconds
         self._thread = threading.get_ident()
         self._waiting = trio.CancelScope()
         self._over = False
@@ -39,29 +37,34 @@ class _Later:
 
     def end(self) -> None:
         self._over = True
-        self._waiting.cancel()
         self._report.release()
+        with contextlib.suppress(RuntimeError, AttributeError):  # a loop that broke down has no scopes any more
+            self._waiting.cancel()
 
     async def _pass_on(self) -> None:
         while not self._over:
             with self._waiting:
                 await trio.sleep_forever()
             self._waiting = trio.CancelScope()
-            self._report.pass_on()
+            if not self._report.pass_on():
+                self._waiting.deadline = trio.current_time() + self._seconds
 
     def _on_line(self) -> None:
         if threading.get_ident() != self._thread:
             self._report.pass_on()  # a thread that works for the loop: it is not in the middle of anything
         elif self._waiting.deadline == math.inf:
-            self._waiting.deadline = trio.current_time() + WRITE_SECONDS
+            try:
+                self._waiting.deadline = trio.current_time() + self._seconds
+            except (RuntimeError, AttributeError):
+                self._report.pass_on()  # the loop broke down, and somebody says so
 
 
 @contextlib.contextmanager
-def written_late(report: Report) -> Iterator[None]:
-    """Keep the lines of `report` for `WRITE_SECONDS` at most. Enter it inside the loop; what is kept is passed on upon
-    leaving.
+def written_late(report: Report, seconds: float) -> Iterator[None]:
+    """Have lines of `report` written so many seconds after the first that is kept. Enter it inside the loop; what is
+    kept is passed on upon leaving.
     """
-    later = _Later(report)
+    later = _Later(report, seconds)
     later.begin()
     try:
         yield

@@ -78,10 +78,10 @@ def read_plainly(argv: Sequence[str]) -> Options | None:
             return None
         if name == "--listen":
             listen.append(value)
+        if name == "--port" and not _is_port(value):
+            return None
         found[_PLAIN[name]] = value
     port = found.get("port")
-    if port is not None and not _is_port(port):
-        return None
     return Options(
         config=found.get("config"),
         listen=tuple(listen) or None,

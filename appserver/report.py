@@ -96,13 +96,14 @@ class Report:
     def log(self, level: Level, text: str) -> None:
         """Log `text`, each of its lines as one line of the log."""
         now = self._clock()
+        on_held = self._on_held
         for line in text.split("\n"):
             safe = printable(line)
             for sink in (self._stderr, self._syslog):
                 if sink is not None:
-                    sink.put((now, level, safe), held=self._on_held is not None)
-        if self._on_held is not None:
-            self._on_held()
+                    sink.put((now, level, safe), held=on_held is not None)
+        if on_held is not None:
+            on_held()
 
     def hold(self, on_line: Callable[[], None]) -> None:
         """From now on keep lines until `pass_on`, `release` or `close`; `MAX_HELD_LINES` of them at most.
@@ -111,11 +112,10 @@ class Report:
         """
         self._on_held = on_line
 
-    def pass_on(self) -> None:
-        """Have what is kept written. Costs next to nothing where nothing is."""
-        for sink in (self._stderr, self._syslog):
-            if sink is not None:
-                sink.wake()
+    def pass_on(self) -> bool:
+        """Have what is kept written; False where that is not possible now. Costs next to nothing where nothing is."""
+        passed_on = [sink.wake() for sink in (self._stderr, self._syslog) if sink is not None]
+        return all(passed_on)
 
     def release(self) -> None:
         """Keep lines no longer."""
@@ -137,14 +137,17 @@ class Report:
 
         To be called in the main thread, whose alarm it uses.
         """
-        deadline = time.monotonic() + seconds
-        sinks = [sink for sink in (self._stderr, self._syslog) if sink is not None]
-        if sys.platform != "win32" and _can_be_interrupted(self._stderr_fd):
-            signal.signal(signal.SIGALRM, self._interrupt)
-            sinks = [sink for sink in sinks if not self._write_now(sink, deadline - time.monotonic())]
-        if sinks:
-            self.close(deadline - time.monotonic())
-        os._exit(status)
+        try:
+            deadline = time.monotonic() + seconds
+            sinks = [sink for sink in (self._stderr, self._syslog) if sink is not None]
+            if sys.platform != "win32" and _can_be_interrupted(self._stderr_fd):
+                signal.signal(signal.SIGALRM, self._interrupt)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # whoever started us may have blocked it
+                sinks = [sink for sink in sinks if not self._write_now(sink, deadline - time.monotonic())]
+            if sinks:
+                self.close(deadline - time.monotonic())
+        finally:
+            os._exit(status)  # whatever becomes of the log
 
     def _write_now(self, sink: Sink, seconds: float) -> bool:
         """Write what a sink has queued, as far as that goes in so many seconds; False where its thread is writing."""

@@ -261,9 +261,10 @@ class Session:
             while (event := await self._next_event(silence)) is not CLOSED:
                 places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Attach | Stop) else 1
                 delay_seconds = self._pace.delay_seconds(trio.current_time(), places)
-                if delay_seconds > 0 or self._connection.has_unread:
+                if delay_seconds > 0 or (self._connection.has_unread and not isinstance(event, Ack)):
                     # Many messages may come at one go: even a sleep of zero lets the one before be answered, and gives
-                    # the others their turn. After a single one, reading the next does.
+                    # the others their turn. After a single one, reading the next does. An `ack` is the last word before
+                    # `bye`, and must be heeded before a write to a manager that has ended breaks the session.
                     await trio.sleep(delay_seconds)
                 if isinstance(event, Unknown):
                     self._say(Error(event.seq, f"this server does not know messages of type {event.type!r}"))

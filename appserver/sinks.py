@@ -6,6 +6,7 @@ process has ended. Whoever ends it may write what is left by himself, where the 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -57,11 +58,13 @@ class Sink:
             if not held or len(self._lines) >= MAX_HELD_LINES:
                 self._wake()
 
-    def wake(self) -> None:
-        """Have the thread write what is held."""
+    def wake(self) -> bool:
+        """Have the thread write what is held; False where there is none to be had now."""
         if self._lines:
             with self._changed:
                 self._wake()
+                return self._runs or not self._lines
+        return True
 
     def finish(self) -> None:
         """Take no more lines, and have the thread end once it has written those that are queued."""
@@ -98,7 +101,7 @@ class Sink:
             lines.insert(0, (lines[0][0], "warning", notice))
         try:
             written = self._write(lines)
-        except (OSError, ValueError):
+        except Exception:  # noqa: BLE001  (a module of the system that cannot be loaded, say: nobody is there to be told)
             written = 0
         if written < len(lines):
             is_told = dropped and written
@@ -113,6 +116,8 @@ class Sink:
     def _start(self) -> bool:
         """Start the thread if it does not run; False where the system gives us none now."""
         if not self._runs:
+            if sys.is_finalizing():
+                return False  # it would never run, and be waited for
             self._runs = True
             try:
                 threading.Thread(target=self._serve, name=self._name, daemon=True).start()

@@ -137,9 +137,19 @@ def _coroutine_state(coroutine: CoroutineType[object, object, object]) -> str:
     return "CORO_CREATED"
 
 
+def _is_coroutine(found: object) -> bool:
+    """Tell what `inspect.iscoroutine` tells."""
+    return isinstance(found, CoroutineType)
+
+
 _CORO_WORDS = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")
 
 LASTING: Final[dict[str, dict[str, object]]] = {
-    "inspect": {"getcoroutinestate": _coroutine_state} | {word: word for word in _CORO_WORDS}
+    "inspect": {
+        "getcoroutinestate": _coroutine_state,
+        "iscoroutine": _is_coroutine,
+        **{word: word for word in _CORO_WORDS},
+    }
 }
-"""What a module has already as it waits, until it is loaded: trio asks for the state of a coroutine at each lock."""
+"""What a module has already as it waits, until it is loaded: trio asks for the state of a coroutine at each lock,
+and whether it is one that a thread has given."""

@@ -81,7 +81,8 @@ TRIO_GATHERS_IN: Final = ("trio", "trio.from_thread", "trio.lowlevel", "trio.to_
 Finish: TypeAlias = Callable[[str, Mapping[str, object]], None]
 """What a package does to names before it hands them on: called with its own name and with them."""
 
-_lock = threading.RLock()
+_LOCK = "__waiting_lock__"
+"""Among a module's names, too: who loads it."""
 
 _WAITING = "__waiting_loader__"
 """Among a module's names for as long as it is not loaded: what will load it."""
@@ -111,7 +112,8 @@ class _Later(ModuleType):
                     return _Name(self, name)
                 if f"{self.__name__}.{name}" in _answers:
                     return self._answer(f"{self.__name__}.{name}")
-            with _lock:
+            # One for each module: what is loaded may import what another thread is importing, and that wait for us.
+            with vars(self).setdefault(_LOCK, threading.RLock()):
                 loader = vars(self).pop(_WAITING, None)
                 if loader is not None:
                     self._load(loader)

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
@@ -53,10 +53,15 @@ class Log:
                 await self._news.wait()
         return next(text for _, text in reversed(self.lines) if part in text)
 
-    def hold(self) -> None:
+    def hold(self, on_line: Callable[[], None]) -> None:
         """Nothing is ever held back here."""
 
-    pass_on = release = hold
+    def release(self) -> None:
+        """Nothing was held back."""
+
+    def pass_on(self) -> bool:
+        """Nothing was held back."""
+        return True
 
     def as_report(self) -> Report:
         return cast("Report", self)

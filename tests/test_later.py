@@ -288,3 +288,27 @@ def test_trio_works_with_all_that_waits() -> None:
     root = Path(__file__).resolve().parent.parent
     program = PROGRAM.format(names=sorted(UNUSED_BY_TRIO_HERE | UNUSED_OF_TRIO_HERE))
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, timeout=60)
+
+
+WITHOUT_FILES = """
+import sys
+from pki.later import import_trio
+import_trio()
+import trio
+from appmgr.cli import _load_for_later
+if sys.argv[1] == "settled":
+    _load_for_later()
+sys.meta_path.clear()  # nothing more is found
+async def look_up():
+    return await trio.to_thread.run_sync(lambda: 7)
+assert trio.run(look_up) == 7
+"""
+
+
+@pytest.mark.parametrize("when", ["settled", "at once"])
+def test_a_manager_that_has_settled_can_use_threads_when_its_files_are_gone(when: str) -> None:
+    # As it does when the guest has another key, and it looks into its trust store.
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FILES, when], cwd=Path(__file__).parent.parent, capture_output=True, check=False
+    )
+    assert (ended.returncode == 0) == (when == "settled"), ended.stderr

@@ -321,3 +321,27 @@ async def test_a_connection_that_breaks_while_sending_is_lost(autojump_clock: tr
         assert await bench.event() == Disconnected("the connection broke")
 
     await with_link(Bench(), scenario)
+
+
+async def test_what_came_in_the_turn_of_a_drop_is_not_told(autojump_clock: trio.testing.MockClock) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await connect(bench)
+        await trio.testing.wait_all_tasks_blocked()
+        await guest.say(STATUS)  # the link is on its way to it
+        bench.link.drop()
+        await connect(bench)
+        assert bench.events.statistics().current_buffer_used == 0
+
+    await with_link(Bench(), scenario)
+
+
+async def test_leaving_twice_says_goodbye_once_and_nothing_after_it(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench()
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.link.run)
+            guest = await connect(bench)
+            bench.link.leave()
+            bench.link.leave()
+            bench.link.send(Poll(1))
+        assert [await guest.hear() for _ in range(2)] == [Bye(), CLOSED]

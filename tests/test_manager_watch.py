@@ -15,7 +15,7 @@ import trio.testing
 from appmgr.dial import Contact, ContactError
 from appmgr.manager import Manager
 from appmgr.options import ManagerOptions
-from appmgr.watch import watch
+from appmgr.watch import SETTLE_SECONDS, watch
 from appserver.identity import Service
 from appserver.messages import Ack, Bye, Ended, Goodbye, Greeting, Hello, Message, Poll, Run, Running, Status, Watch
 from appserver.outcome import Exited
@@ -193,3 +193,25 @@ async def test_keys_near_their_end_are_asked_for_at_the_start_and_again_and_agai
     assert status == 1
     assert [text for text in lines.texts if "end" in text.split()[-1] or "soon" in text] == ["ends soon", "has ended"]
     assert lines.texts[0] == "ends soon"
+
+
+async def test_once_settled_it_does_what_had_time(autojump_clock: trio.testing.MockClock) -> None:
+    settled: list[float] = []
+    manager = Manager(replace(OPTIONS, boot_timeout_seconds=10.0), OWN, trio.current_time())
+
+    async def dial() -> Contact:
+        await trio.lowlevel.checkpoint()
+        raise ContactError("Connection refused (errno:111)")
+
+    await watch(
+        manager,
+        dial,
+        lambda _: HELLO,
+        Lines(),
+        signals=(signal.SIGTERM,),
+        early=Early(),
+        greeting_seconds=10.0,
+        reminders=list,
+        settle=lambda: settled.append(trio.current_time()),
+    )
+    assert settled == [SETTLE_SECONDS]

@@ -411,3 +411,47 @@ def test_a_thread_without_lines_ends_and_the_next_line_starts_another(
             time.sleep(0.001)
     report.close(PATIENCE_SECONDS)
     assert [line[-3:] for line in read_all(*pipe)] == [": a", ": b"]
+
+
+@posix
+def test_an_alarm_that_was_blocked_by_whoever_started_the_program_is_heard_all_the_same(
+    pipe: tuple[int, int], statuses: list[int]
+) -> None:
+    fill(pipe[1])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    try:
+        report = Report("cmappmgr", stderr_fd=pipe[1], syslog=False)
+        report.hold(lambda: None)
+        report.info("a")
+        with pytest.raises(Ended):
+            report.leave(7, 0.05)
+        assert signal.SIGALRM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert statuses == [7]
+
+
+@posix
+def test_a_syslog_that_cannot_be_loaded_changes_no_status(
+    pipe: tuple[int, int], statuses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise ImportError("Too many open files")
+
+    monkeypatch.setattr(report_module._SyslogWriter, "__call__", fail)
+    report = Report("cmappmgr", stderr_fd=pipe[1])
+    report.hold(lambda: None)
+    report.info("a")
+    with pytest.raises(Ended):
+        report.leave(7)
+    assert statuses == [7]
+    assert read_all(*pipe)[0].endswith(": a")
+
+
+@posix
+def test_whatever_goes_wrong_at_the_end_the_status_stands(statuses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report("cmappmgr", syslog=False)
+    monkeypatch.setattr(report, "_write_now", lambda *_: 1 // 0)
+    with pytest.raises(Ended):
+        report.leave(7)
+    assert statuses == [7]

@@ -79,6 +79,9 @@ MAX_KILL_SWEEP_SECONDS = 1.0
 
 MAX_ORDER_BYTES = 4096
 
+MANY_DESCRIPTORS = 256
+"""More than a waiter has: it inherits none."""
+
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
 
@@ -178,8 +181,16 @@ class Waiter:
                 self._write(gone=True, outcome=self._final_outcome())
 
     def part(self) -> None:
-        """Stay out of the way of whoever was told the end; where nobody was, there is nothing to wait for."""
+        """Stay out of the way of whoever was told the end; where nobody was, there is nothing to wait for.
+
+        Nothing is held meanwhile: neither the lock, nor a file whose file system somebody may want to unmount.
+        """
         if self._connections:
+            first = 0
+            for fd in sorted(self._connections):  # to hear of its end would wake the server
+                os.closerange(first, fd)
+                first = fd + 1
+            os.closerange(first, first + MANY_DESCRIPTORS)
             time.sleep(PARTING_SECONDS)
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -36,7 +38,7 @@ from appserver.records import Records, RunRecord
 from appserver.signalling import kill, signal_process, terminate
 from appserver.spawn import Program, explain_report, spawn
 from appserver.waited import WaitedProcesses
-from appserver.waiter import CONTROL_VERSION, MAX_CONNECTIONS, MAX_ORDER_BYTES
+from appserver.waiter import CONTROL_VERSION, MAX_CONNECTIONS, MAX_ORDER_BYTES, Waiter
 
 PATIENCE_SECONDS = 30
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -550,3 +552,27 @@ def test_server_without_descriptors_takes_no_outcome_for_lost(guest: Guest) -> N
         resource.prlimit(guest.server.pid, resource.RLIMIT_NOFILE, before)
     assert manager.wait() == 7
     assert "Traceback" not in guest.server_log
+
+
+def test_who_parts_holds_nothing_but_its_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        os.open(tmp_path, os.O_RDONLY)
+        monkeypatch.setattr("appserver.waiter.time.sleep", lambda _: _tell_descriptors(theirs.fileno()))
+        Waiter.part(cast("Waiter", SimpleNamespace(_connections={theirs.fileno(): True})))
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ours.recv(4096) == str([theirs.fileno()]).encode()
+    ours.close()
+    theirs.close()
+
+
+def _tell_descriptors(to: int) -> None:
+    held = []
+    for fd in range(1024):
+        with contextlib.suppress(OSError):
+            os.fstat(fd)
+            held.append(fd)
+    os.write(to, str(held).encode())
+    os._exit(0)

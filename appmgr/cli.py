@@ -28,6 +28,7 @@ from pki.encoding import restart_in_utf8
 from pki.errors import PkiError
 
 if TYPE_CHECKING:
+    from appmgr.dial import Dialer
     from appserver.messages import Hello
     from pki.unlock import Unlocking
 
@@ -231,10 +232,11 @@ def _run_reported(
             Standing("failed", cause="unusable", status=options.failure_status, text=printable(str(error)))
         )
     except Exception as error:  # noqa: BLE001 - the cluster must get the failure status, not Python's 1, whatever breaks
-        import traceback
-
         report.error(f"internal error, please report it: {type(error).__name__}: {error}")
-        report.error(traceback.format_exc().rstrip())
+        with contextlib.suppress(ImportError, OSError):  # the status stands, also where nothing more can be loaded
+            import traceback
+
+            report.error(traceback.format_exc().rstrip())
         status_file.show(Standing("failed", cause="error", status=options.failure_status, text="internal error"))
     return options.failure_status
 
@@ -257,25 +259,15 @@ def _watch(
     import_trio()
     import trio
 
-    from appmgr.dial import HANDSHAKE_SECONDS, Dialer
     from appmgr.link import GREETING_SECONDS
     from appmgr.manager import Manager
     from appmgr.watch import watch
     from appserver.latelog import written_late
-    from pki.unlock import load_material
 
     # The timeout for the first contact counts from here; trio's clock has an origin of its own, hence the difference.
     began = time.perf_counter()
     attempt_seconds = max(1.0, options.timeout_seconds * HANDSHAKE_TIMEOUT_SHARE)
-    dialer = Dialer(
-        settings.node,
-        settings.address,
-        options.port or settings.port,
-        unlocking.result(),
-        reopen=partial(load_material, settings.keys),
-        handshake_seconds=min(HANDSHAKE_SECONDS, attempt_seconds),
-        silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
-    )
+    dialer = _dialer(options, settings, unlocking, attempt_seconds)
 
     def end(status: int) -> NoReturn:
         early.ignore()
@@ -307,6 +299,21 @@ def _watch(
         gc.enable()
     early.collect()
     return trio.run(drive)
+
+
+def _dialer(options: ManagerOptions, settings: NodeSettings, unlocking: Unlocking, attempt_seconds: float) -> Dialer:
+    from appmgr.dial import HANDSHAKE_SECONDS, Dialer
+    from pki.unlock import load_material
+
+    return Dialer(
+        settings.node,
+        settings.address,
+        options.port or settings.port,
+        unlocking.result(),
+        reopen=partial(load_material, settings.keys),
+        handshake_seconds=min(HANDSHAKE_SECONDS, attempt_seconds),
+        silence_seconds=options.timeout_seconds * SILENCE_TIMEOUT_SHARE,
+    )
 
 
 def _load_for_later() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol, final
 
 import trio
@@ -66,26 +66,11 @@ async def watch(
     link = Link(dial, hello, watching.heed, greeting_seconds=greeting_seconds)
     with trio.open_signal_receiver(*signals) as heard:
         async with trio.open_nursery() as services:
-
-            async def hear() -> None:
-                async for number in heard:
-                    watching.heed(number)
-
-            async def remind() -> None:
-                while True:
-                    for line in reminders():
-                        logger.log("warning", line)
-                    await trio.sleep(CHECK_SECONDS)
-
-            async def settle_down() -> None:
-                await trio.sleep(SETTLE_SECONDS)
-                settle()
-
             watching.begin(link, early.take_over())
             if watching.status is None:
-                services.start_soon(hear)
-                services.start_soon(remind)
-                services.start_soon(settle_down)
+                services.start_soon(_hear, heard, watching)
+                services.start_soon(_remind, reminders, logger)
+                services.start_soon(_settle_down, settle)
                 services.start_soon(link.run)
                 status = await watching.wait()
                 with trio.move_on_after(CLOSE_SECONDS):
@@ -94,6 +79,23 @@ async def watch(
             services.cancel_scope.cancel()
     assert watching.status is not None
     return watching.status
+
+
+async def _hear(signals: AsyncIterator[int], watching: _Watching) -> None:
+    async for number in signals:
+        watching.heed(number)
+
+
+async def _remind(reminders: Callable[[], Sequence[str]], logger: Logger) -> None:
+    while True:
+        for line in reminders():
+            logger.log("warning", line)
+        await trio.sleep(CHECK_SECONDS)
+
+
+async def _settle_down(settle: Callable[[], None]) -> None:
+    await trio.sleep(SETTLE_SECONDS)
+    settle()
 
 
 @final

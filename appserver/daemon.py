@@ -154,7 +154,6 @@ class _Daemon:
         for sock in sockets:
             name = sock.socket.getsockname()
             self._report.info(f"listening on {address_of(name)} port {name[1]}")
-        self._report.pass_on()  # somebody may wait for that
         self._status = f"listening on port {sockets[0].socket.getsockname()[1]}"
         notify("READY=1", f"STATUS={self._status}")
 

@@ -3,8 +3,8 @@
 An outcome passes from the waiter to the server and on to the manager within a few milliseconds, and on its way each
 logs it. A thread that writes the line at once contends with the loop for the interpreter: measured on an idle machine
 with two processors, some thirty wake-ups of one thread by another, more than half of the time from the end of an
-application to the end of its manager. So lines wait for a moment after which such a thing is through, also where thirty
-come at once; and a manager of something short ends before it has started a thread at all.
+application to the end of its manager. So lines wait for a moment: in a server until the outcome is on
+its way, in a manager so long that one of something short ends before it has started a thread at all.
 """
 
 from __future__ import annotations

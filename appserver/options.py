@@ -78,14 +78,14 @@ def read_plainly(argv: Sequence[str]) -> Options | None:
             return None
         if name == "--listen":
             listen.append(value)
-        if name == "--port" and not _is_port(value):
+        if name == "--port" and _port_of(value) is None:
             return None
         found[_PLAIN[name]] = value
     port = found.get("port")
     return Options(
         config=found.get("config"),
         listen=tuple(listen) or None,
-        port=None if port is None else int(port),
+        port=None if port is None else _port_of(port),
         state_dir=found.get("state_dir"),
         log_dir=found.get("log_dir"),
     )
@@ -174,12 +174,16 @@ def _seconds(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    if not _is_port(text):
+    port = _port_of(text)
+    if port is None:
         from argparse import ArgumentTypeError
 
         raise ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535 was expected")
-    return int(text)
+    return port
 
 
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text.lstrip("0")) <= 5 and int(text) <= 65535
+def _port_of(text: str) -> int | None:
+    digits = text.lstrip("0") or text[-1:]  # of very many digits Python makes no number
+    if not text.isascii() or not text.isdigit() or len(digits) > 5 or int(digits) > 65535:
+        return None
+    return int(digits)

@@ -45,7 +45,8 @@ TURN_SECONDS = 0.02
 """How long each sink has for itself, at least: far more than a log that is not blocked needs."""
 
 RETRY_SECONDS = 0.05
-"""Between two tries on a standard error that somebody made non-blocking and that is full."""
+"""Between two tries on a standard error that somebody made non-blocking and that is full; and between two alarms, since
+the C library tries a message to syslog twice."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -250,7 +251,7 @@ def _is_journal(descriptor: int) -> bool:
 
 
 def _write_all(descriptor: int, data: bytes) -> int:
-    """Write, waiting as long as it takes, and tell how many bytes could be written; runs in the sink's own thread."""
+    """Write, waiting as long as it takes or until an alarm, and tell how many bytes could be written."""
     written = 0
     while written < len(data):
         try:

@@ -79,18 +79,18 @@ MAX_KILL_SWEEP_SECONDS = 1.0
 
 MAX_ORDER_BYTES = 4096
 
-MANY_DESCRIPTORS = 256
-"""More than a waiter has: it inherits none."""
-
 MAX_CONNECTIONS = 4
 """One server at a time speaks to a waiter; room for one that has gone and one that asks what is going on."""
-
-_SIGCHLD = int(signal.SIGCHLD)
 
 PARTING_SECONDS = 0.5
 """How long a waiter stays when a server has been told that all is over. To take it apart costs the kernel as much time
 as an outcome's whole way to the cluster, and the server would wait for it: whoever is woken is put on the processor of
 who woke it. A burst of ends at once is through by then, too."""
+
+MANY_DESCRIPTORS = 256
+"""More than a waiter has: it inherits none."""
+
+_SIGCHLD = int(signal.SIGCHLD)
 
 _STATE_FLAGS = os.O_RDWR | OPEN_FLAGS
 

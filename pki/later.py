@@ -214,8 +214,8 @@ class _Gathered:
         if name == "__all__":  # `import *` takes what it finds, if there is none
             for each in tuple(self._names.values()):
                 each.real()
-        elif name in self._names:
-            self._names[name].real()
+        elif (found := self._names.get(name)) is not None:  # another thread may take it over just now
+            found.real()
         if name in vars(self._module):  # by now, or since another thread has loaded it
             return vars(self._module)[name]
         if self._before is not None:

@@ -33,8 +33,8 @@ keytool lists as a store of 0 entries."""
 
 KDF_ROUNDS = 2048
 """From a password to a key, as `openssl pkcs12` does it. More would protect a password that somebody has in his head:
-these are public, or stand in a configuration beside the store. Every start of a manager goes through them, and the
-20,000 that are usual today took a seventh of its processor time."""
+these are public, or stand in a configuration beside the store. Every start of a manager goes through them: the
+20,000 that are usual today kept a thread of it busy for 27 ms, where all of the start took some 150."""
 
 DEFAULT_PASSWORDS = (TRUST_PASSWORD, CLIENT_KEY_PASSWORD, SERVER_KEY_PASSWORD)
 """What the tool tries where no password is given."""

@@ -390,6 +390,19 @@ def test_a_bug_is_reported_and_gives_the_failure_status(
     assert lines[-1].endswith("PROGRAM EXIT CODE 77")
 
 
+def test_a_bug_gives_the_failure_status_also_where_nothing_more_can_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "load_node_settings", lambda *_: 1 // 0)
+    monkeypatch.setitem(sys.modules, "traceback", None)
+    assert main(["--failure-status", "77", *NEEDED]) == 77
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split("]: ")[1] for line in lines] == [
+        "internal error, please report it: ZeroDivisionError: integer division or modulo by zero",
+        "PROGRAM EXIT CODE 77",
+    ]
+
+
 def test_no_words_give_short_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("usage: cmappmgr")

@@ -435,6 +435,7 @@ def test_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         "--config= --port 00080",
         "--listen ::1 --listen=127.0.0.1 --state-dir s --log-dir=l=m --port 65535",
         "--config a --config b",
+        f"--port {'0' * 5000}80",
     ],
 )
 def test_the_words_of_a_server_mean_without_the_parser_what_they_mean_to_it(line: str) -> None:
@@ -455,6 +456,7 @@ def test_the_words_of_a_server_mean_without_the_parser_what_they_mean_to_it(line
         "--port x",
         "--port 65536",
         f"--port {'1' * 5000}",
+        "--port x --port 5",
         "c",
         "--",
         "--config c d",

@@ -244,16 +244,27 @@ async def test_without_a_connection_messages_are_dropped(autojump_clock: trio.te
 
 
 async def test_leaving_delivers_what_was_sent_says_goodbye_and_closes(autojump_clock: trio.testing.MockClock) -> None:
+    async def act(bench: Bench) -> None:
+        bench.link.send(Ack(RUN))
+        bench.link.leave()
+        await bench.link.delivered.wait()
+
+    assert await heard_until_left(act) == [Ack(RUN), Bye()]
+
+
+async def heard_until_left(act: Callable[[Bench], Awaitable[None]]) -> list[object]:
+    """Give what the server hears of a link that `act` leaves, until the link has closed and ended."""
     bench = Bench()
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.link.run)
             guest = await connect(bench)
-            bench.link.send(Ack(RUN))
-            bench.link.leave()
-            await bench.link.delivered.wait()
+            await act(bench)
         # The nursery ended, so `run` has returned.
-        assert [await guest.hear() for _ in range(3)] == [Ack(RUN), Bye(), CLOSED]
+        heard: list[object] = []
+        while (event := await guest.hear()) is not CLOSED:
+            heard.append(event)
+    return heard
 
 
 async def test_leaving_without_a_connection_has_nothing_to_deliver(autojump_clock: trio.testing.MockClock) -> None:
@@ -336,12 +347,10 @@ async def test_what_came_in_the_turn_of_a_drop_is_not_told(autojump_clock: trio.
 
 
 async def test_leaving_twice_says_goodbye_once_and_nothing_after_it(autojump_clock: trio.testing.MockClock) -> None:
-    bench = Bench()
-    with trio.fail_after(1000):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.link.run)
-            guest = await connect(bench)
-            bench.link.leave()
-            bench.link.leave()
-            bench.link.send(Poll(1))
-        assert [await guest.hear() for _ in range(2)] == [Bye(), CLOSED]
+    async def act(bench: Bench) -> None:
+        bench.link.leave()
+        bench.link.leave()
+        bench.link.send(Poll(1))
+        await bench.link.delivered.wait()
+
+    assert await heard_until_left(act) == [Bye()]

@@ -278,7 +278,12 @@ def _watch(
     async def drive() -> int:
         now = trio.current_time()
         run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
-        manager = Manager(options, run_id, now - (time.perf_counter() - began))
+        manager = Manager(
+            options,
+            run_id,
+            now - (time.perf_counter() - began),
+            clock_offset_seconds=time.monotonic() - now,
+        )
         with written_late(report, LOG_SECONDS):
             return await watch(
                 manager,

@@ -25,6 +25,7 @@ from typing import Final, TypeAlias, final
 
 from appmgr import wording
 from appmgr.options import ManagerOptions
+from appmgr.rhythm import next_poll_at
 from appmgr.standing import Cause, Standing, StandingState
 from appserver.messages import (
     Ack,
@@ -120,11 +121,15 @@ Action: TypeAlias = Send | Log | Show | Reconnect | Finish
 class Manager:
     """One manager's life: every input gives the actions to carry out."""
 
-    def __init__(self, options: ManagerOptions, run_id: str, now: float) -> None:
-        """Begin at `now` to look for contact, for a run that will have `run_id` if it has to be started."""
+    def __init__(self, options: ManagerOptions, run_id: str, now: float, *, clock_offset_seconds: float = 0.0) -> None:
+        """Begin at `now` to look for contact, for a run that will have `run_id` if it has to be started.
+
+        `clock_offset_seconds` is what the host's clock is ahead of the one that `now` is a time of (`rhythm`).
+        """
         self._options = options
         self._run_id = run_id
         self._poll_seconds = min(options.poll_seconds, options.timeout_seconds * POLL_TIMEOUT_SHARE)
+        self._clock_offset_seconds = clock_offset_seconds
         self._give_up_at = now + options.boot_timeout_seconds
         self._next_seq = 1
         # The server.
@@ -163,7 +168,7 @@ class Manager:
         """Give the monotonic time at which `tick` has to be called at the latest."""
         if not self._connected:
             return self._give_up_at
-        return min(self._give_up_at, self._polled_at + self._poll_wait())
+        return min(self._give_up_at, self._poll_deadline())
 
     def connected(self, now: float) -> list[Action]:
         """The server has greeted and has our hello."""
@@ -251,19 +256,23 @@ class Manager:
             self._polled_at = now
         if now >= self._give_up_at:
             return self._give_up()
-        if not self._connected or now < self._polled_at + self._poll_wait():
+        if not self._connected or now < self._poll_deadline():
             return []
         if self._poll_seq is not None:
-            reason = wording.no_answer(self._poll_wait())
+            reason = wording.no_answer(self._patience())
             return [Reconnect(), *self.disconnected(reason, now)]
         self._poll_seq = self._sequence()
         self._polled_at = now
         return [Send(Poll(self._poll_seq))]
 
-    def _poll_wait(self) -> float:
-        """Seconds from the last poll to the next, or to the end of our patience with its answer."""
+    def _poll_deadline(self) -> float:
+        """Give the time of the next poll, or that at which our patience with the answer to the last one ends."""
         if self._poll_seq is None:
-            return self._poll_seconds
+            return next_poll_at(self._polled_at, self._poll_seconds, self._clock_offset_seconds)
+        return self._polled_at + self._patience()
+
+    def _patience(self) -> float:
+        """Seconds for the answer to a poll."""
         patience = self._options.timeout_seconds * ANSWER_TIMEOUT_SHARE
         if self._halting:
             patience = min(patience, self._options.stop_timeout_seconds * STOP_ANSWER_SHARE)

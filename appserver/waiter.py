@@ -64,8 +64,10 @@ from appserver.spawn import explain_report, spawn
 
 CONTROL_VERSION = 1
 
-TRIM_SECONDS = 0.8
-"""How often the log is looked at: it must be trimmed within a second of passing its bound."""
+TRIM_SECONDS = 0.875
+"""How often the log is looked at: it must be trimmed within a second of passing its bound. All waiters look at the same
+moments, which takes less than half of what it takes one by one: what each needs to wake up is in the processor's caches
+from the one before. A sum of powers of two, so that no rounding brings a look twice."""
 
 SWEEP_SECONDS = 0.2
 """How often a tree that is being stopped is looked through for processes that were missed (see `signalling`)."""
@@ -368,8 +370,9 @@ class Waiter:
 
     def trim(self, *, now: bool = False) -> None:
         """Keep the log within its bound: at its pace, or now."""
-        if now or time.monotonic() >= self._next_trim:
-            self._next_trim = time.monotonic() + TRIM_SECONDS
+        seconds = time.monotonic()
+        if now or seconds >= self._next_trim:
+            self._next_trim = seconds - seconds % TRIM_SECONDS + TRIM_SECONDS
             if self._run.log_path is not None:
                 try:  # noqa: SIM105  (`suppress` is a class and three functions more that each waiter looks at)
                     runlog.trim(self._run.log_path, self._run.log_max_bytes)

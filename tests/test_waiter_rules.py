@@ -273,6 +273,7 @@ def test_pauses_follow_the_stop_and_double_after_the_kill(bench: Bench) -> None:
     assert bench.waiter._sleep_seconds() == pytest.approx(TRIM_SECONDS)
     bench.now += TRIM_SECONDS + 1
     assert bench.waiter._sleep_seconds() == 0.0
+    bench.now += -bench.now % TRIM_SECONDS  # the look at the log that follows is a whole pause away
     bench.waiter.trim()
     bench.waiter._write(stop=STOP)
     assert bench.waiter._sleep_seconds() == pytest.approx(SWEEP_SECONDS)
@@ -280,6 +281,7 @@ def test_pauses_follow_the_stop_and_double_after_the_kill(bench: Bench) -> None:
     bench.waiter.trim()
     assert bench.waiter._sleep_seconds() == pytest.approx(0.125)
     bench.now = STOP.kill_at
+    bench.waiter.trim()
     assert bench.waiter._sleep_seconds() == pytest.approx(KILL_SWEEP_SECONDS)
     bench.waiter._advance_stop()
     assert bench.waiter._sleep_seconds() == pytest.approx(2 * KILL_SWEEP_SECONDS)
@@ -305,6 +307,19 @@ def test_a_substitute_is_done_with_the_outcome_unless_there_is_somebody_to_stop(
     assert not bench.waiter._is_done(childless=True)
     bench.tree = []
     assert bench.waiter._is_done(childless=True)
+
+
+def test_all_waiters_look_at_their_logs_at_the_same_moments(bench: Bench) -> None:
+    moments = set()
+    for begin in (1000.0, 1000.3, 1000.87):
+        bench.now = begin
+        bench.waiter.trim(now=True)
+        bench.now += 5 * TRIM_SECONDS
+        bench.waiter.trim()
+        moments.add(bench.now + bench.waiter._sleep_seconds())
+    assert max(moments) - min(moments) == pytest.approx(TRIM_SECONDS)
+    assert len(moments) == 2
+    assert all(moment % TRIM_SECONDS == 0 for moment in moments)
 
 
 def test_the_log_is_trimmed_at_its_pace_or_at_once_and_with_its_bound(bench: Bench) -> None:

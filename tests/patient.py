@@ -37,10 +37,12 @@ class Patient:
         Path(f"{self.path}.go").touch()
 
     def wait_started(self) -> None:
-        wait_until(Path(f"{self.path}.starts").exists, "the start of the application's own code")
+        """Wait until it has said so: the file is there a moment before, and who is killed in between says nothing."""
+        wait_until(self.starts, "the start of the application's own code")
 
     def starts(self) -> int:
-        return len(Path(f"{self.path}.starts").read_text().splitlines())
+        path = Path(f"{self.path}.starts")
+        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 class Stubborn:

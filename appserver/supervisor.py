@@ -48,6 +48,10 @@ from appserver.starting import Starting
 DAMAGED_WATCH_SECONDS = 1.0
 """How often it is looked whether a run whose record cannot be read is over."""
 
+FOLLOWED_AT_ONCE = 10
+"""Of the runs found again, in one turn of the loop. Each wakes its waiter, which takes up to a millisecond: a server
+beside hundreds of them listens before that, and lets their managers in meanwhile."""
+
 
 @final
 class Supervisor:
@@ -78,16 +82,20 @@ class Supervisor:
         async with trio.open_nursery() as background:
             await background.start(self._processes.serve)
             async with trio.open_nursery() as self._following:
-                for run_id in self._found_again:
-                    if self._was_never_executed(run_id):
-                        self._report.info(f"dropped a start that was asked for, but not made: {self._name(run_id)}")
-                        self._apply(
-                            self._table.not_started(run_id, "start-failed", "the server ended before its start")
-                        )
-                    else:
-                        self._following.start_soon(self._follow, run_id)
+                found_again = [run_id for run_id in self._found_again if not self._drop_never_executed(run_id)]
                 task_status.started()
+                for number, run_id in enumerate(found_again):
+                    if number % FOLLOWED_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
+                    self._following.start_soon(self._follow, run_id)
                 await trio.sleep_forever()
+
+    def _drop_never_executed(self, run_id: str) -> bool:
+        if not self._was_never_executed(run_id):
+            return False
+        self._report.info(f"dropped a start that was asked for, but not made: {self._name(run_id)}")
+        self._apply(self._table.not_started(run_id, "start-failed", "the server ended before its start"))
+        return True
 
     def _was_never_executed(self, run_id: str) -> bool:
         """Tell whether a run found again is but a wish of the past: rules and times may have changed, and a manager

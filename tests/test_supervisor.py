@@ -37,6 +37,7 @@ from appserver.procfs import boot_id
 from appserver.recordformat import DamagedRecordError, State, StopOrder
 from appserver.records import StateFile
 from appserver.runlog import KEPT_LOGS
+from appserver.supervisor import FOLLOWED_AT_ONCE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="starts POSIX commands by name")
 
@@ -269,6 +270,18 @@ async def test_running_one_is_found_again_followed_and_attached_to(tmp_path: Pat
         assert (told.run.run_id, told.run.pid, told.attached) == (OWN, 4711, True)
         guest.processes.change(OWN, ENDED)
         assert await watcher.outcome() == Exited(3)
+
+
+async def test_loop_turns_for_managers_while_many_are_found_again(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, max_processes=100)
+    for number in range(10 * FOLLOWED_AT_ONCE):
+        guest.record(f"{number:032x}", RUNNING)
+    followed = guest.processes.followed
+    async with serving(guest):
+        assert len(followed) <= 3 * FOLLOWED_AT_ONCE  # it takes some turns to be told that it serves
+        while (before := len(followed)) < 10 * FOLLOWED_AT_ONCE:
+            await trio.lowlevel.checkpoint()
+            assert len(followed) <= before + 2 * FOLLOWED_AT_ONCE  # what is left of one turn, and the next one
 
 
 async def test_a_start_that_nobody_made_is_dropped_and_made_anew_where_somebody_still_wants_it(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ NEEDED_AT_ANY_TIME: Final = (
     "syslog",
     "tempfile",
     "traceback",
+    "trio._channel",
 )
 """`inspect` and `logging` are what trio comes to when something goes wrong in it."""
 

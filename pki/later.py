@@ -59,6 +59,7 @@ UNUSED_BY_TRIO_HERE: Final = frozenset({
 """What trio and its own libraries import, and need for nothing that a server or a manager does all the time."""
 
 UNUSED_OF_TRIO_HERE: Final = frozenset({
+    "trio._channel",
     "trio._core._mock_clock",
     "trio._core._unbounded_queue",
     "trio._dtls",
@@ -73,7 +74,7 @@ UNUSED_OF_TRIO_HERE: Final = frozenset({
     "trio._threads",
     "trio._unix_pipes",
 })
-"""Its own parts of that kind."""
+"""Its own parts of that kind; a server has a channel for each session, and loads them before it listens."""
 
 TRIO_GATHERS_IN: Final = ("trio", "trio.from_thread", "trio.lowlevel", "trio.to_thread", "trio._core")
 """Where trio hands on the names of its parts."""

@@ -7,10 +7,10 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import final
 
 from appserver.rules import EVERYTHING, OPEN, Grant, Policy, Rule, Verb
+from pki.frozen import dataclass
 
 
 @final

@@ -14,7 +14,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import final
 
@@ -38,6 +37,7 @@ from appserver.watchdog import serve_watchdog
 from pki.contexts import load_material, server_context
 from pki.der import fingerprint
 from pki.errors import KeysError, SettingsError
+from pki.frozen import replace
 
 _HUP = getattr(signal, "SIGHUP", None)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, final
 
 from appserver.identity import Service
 from appserver.outcome import Outcome
 from appserver.recordformat import Survivors
+from pki.frozen import dataclass, field
 
 
 class Watcher(Hashable, Protocol):
@@ -72,7 +72,6 @@ class Run:
     also where they have left. `gone` says that nobody of its tree is watched any more, `clearing` that the run has
     ended but what is left of its tree is still being stopped. `owner` is the certificate on whose behalf it was
     started, `program` what rules are matched on, None until it has been found; `user` the one that a rule names.
-    `service_bytes` is the memory that the name of its service takes.
     """
 
     run_id: str
@@ -96,10 +95,11 @@ class Run:
     asked_by: str = ""
     program: str | None = None
     user: str | None = None
-    service_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.service_bytes = sum(map(sys.getsizeof, self.service.words))
+    @property
+    def service_bytes(self) -> int:
+        """The memory that the name of its service takes."""
+        return sum(map(sys.getsizeof, self.service.words))
 
 
 @final

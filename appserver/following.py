@@ -23,8 +23,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import final
+
+from pki.frozen import replace
 
 assert sys.platform != "win32"
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ssl
 import time
-from dataclasses import dataclass, field
 from typing import final
 
 import trio
@@ -25,6 +24,7 @@ import trio
 from appserver.refusals import LINGER_BYTES, MAX_LINGERING, Refusals
 from appserver.strangers import MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS, Strangers
 from pki.contexts import Material, heed_dates
+from pki.frozen import dataclass, field
 
 HANDSHAKE_SECONDS = 10.0
 """The contract's bound; TLS 1.3 takes two round trips, and a guest that swaps perhaps a second."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import time
-from dataclasses import dataclass
 from typing import final
 
 import trio
@@ -29,6 +28,7 @@ from appserver.supervisor import Supervisor
 from pki.contexts import Material, PeerRefused, judge_peer
 from pki.der import fingerprint
 from pki.expiry import CHECK_SECONDS, Reminder, Watched, watched_in, watched_peer
+from pki.frozen import dataclass
 from pki.refusals import look_away
 
 ACCEPTS_PER_SECOND = 500.0

@@ -7,10 +7,10 @@ the ids mean at that moment. News of a run that the session only wants stopped a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import final
 
 from appserver.effects import Run
+from pki.frozen import dataclass
 
 MAX_UNACKNOWLEDGED = 64
 """Outcomes that this session was told and may still acknowledge. A manager does so at once; of more, the oldest is told

@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import final
 
 import trio
@@ -38,6 +37,7 @@ from appserver.processes import StartError, Usage
 from appserver.procfs import boot_id
 from appserver.recordformat import RecordError, Request, State, StopOrder
 from appserver.records import Records, RunRecord, StateFile
+from pki.frozen import replace
 
 LOOK_SECONDS = 0.8
 """How often trees and logs are looked at: a log must be trimmed within a second of passing its bound."""

@@ -5,13 +5,13 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, final
 
 import trio
 
 from appserver.effects import Terms
 from appserver.recordformat import Request, State
+from pki.frozen import dataclass
 
 
 class StartError(Exception):

@@ -20,7 +20,6 @@ Whatever is of another boot has ended: nothing of it is followed or signalled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import final
 
 from appserver.effects import Phase, Run
@@ -32,6 +31,7 @@ from appserver.procfs import UNKNOWN_BOOT, boot_id
 from appserver.recordformat import DamagedRecordError, RecordError, Request, State, UnreadableRecordError
 from appserver.records import Records, RunRecord
 from appserver.report import Report
+from pki.frozen import dataclass, replace
 
 
 @final

@@ -16,10 +16,10 @@ file system. What ran before the rules changed is judged by the new ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 from appserver.attributes import UNLIMITED, Limit
+from pki.frozen import dataclass
 
 Verb: TypeAlias = Literal["start", "attach", "stop"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import final
 
 import trio
@@ -48,6 +47,7 @@ from appserver.ratelimit import Pace
 from appserver.report import Report, host_name, printable
 from appserver.supervisor import Supervisor
 from appserver.version import software
+from pki.frozen import dataclass
 
 HELLO_SECONDS = 10.0
 """A manager answers the greeting at once; this is the handshake's bound again."""

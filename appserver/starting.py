@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import final
 
 import trio
@@ -20,6 +19,7 @@ from appserver.records import Records
 from appserver.recovery import this_boot
 from appserver.runas import attributes_for, effective_user
 from appserver.settings import ServerSettings
+from pki.frozen import replace
 
 MAX_LOOK_UPS = 100
 """Programs looked for at one time, each in a thread: so many may lie on file systems that hang before a start waits."""

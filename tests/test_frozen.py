@@ -1,4 +1,4 @@
-"""The light decorator of frozen classes, held to the standard library's."""
+"""The light decorator of classes, held to the standard library's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,11 +28,14 @@ def make(light: bool) -> type:
         """What it is."""
 
         kind: ClassVar[str] = "example"
+        other_kind: typing.ClassVar = "also an example"
         name: str
         password: str = field(repr=False)
         number: int = 3
         words: tuple[str, ...] = ()
         hidden: int = field(default=7, repr=False)
+        note: str = field(default="", compare=False)
+        steps: list[int] = field(default_factory=list, compare=False)
 
         def __post_init__(self) -> None:
             if not self.name:
@@ -42,6 +46,20 @@ def make(light: bool) -> type:
             return 2 * self.number
 
     return Example
+
+
+def make_changeable(light: bool) -> type:
+    decorator = LIGHT if light else dataclasses.dataclass
+    field = frozen.field if light else dataclasses.field
+
+    @decorator(eq=False, slots=True)
+    class Changeable:
+        name: str
+        number: int = 3
+        words: dict[str, None] = field(default_factory=dict)
+        password: str = field(default="secret", repr=False)
+
+    return Changeable
 
 
 LIGHT_ONE, STANDARD = make(True), make(False)
@@ -70,12 +88,58 @@ def test_instances_are_as_those_of_the_standard_decorator(call: tuple[tuple[obje
     assert not hasattr(ours, "__dict__")
 
 
+def test_a_field_may_not_count_in_comparisons() -> None:
+    for made in (LIGHT_ONE, STANDARD):
+        one, other = made("a", "b", note="one", steps=[1]), made("a", "b", note="other")
+        assert one == other
+        assert hash(one) == hash(other)
+        assert one != made("a", "b", 4, note="one")
+        assert dataclasses.asdict(one) != dataclasses.asdict(other)
+        assert "note='one'" in repr(one)
+
+
+def test_a_default_may_be_made_for_each_instance() -> None:
+    for made in (LIGHT_ONE, STANDARD, make_changeable(True), make_changeable(False)):
+        own, others = made("a", "b"), made("a", "b")
+        name = "steps" if hasattr(own, "steps") else "words"
+        assert getattr(own, name) == getattr(others, name)
+        assert getattr(own, name) is not getattr(others, name)
+
+
+def test_a_changeable_class_is_as_that_of_the_standard_decorator() -> None:
+    described: list[tuple[object, ...]] = []
+    standard = make_changeable(False)
+    for made in (make_changeable(True), standard):
+        one, same = made("a", words={"w": None}), made("a", words={"w": None})
+        assert one == one  # noqa: PLR0124  (it has no comparison of its own)
+        assert one != same
+        assert {one: 1}[one] == 1
+        assert len({one, same}) == 2
+        one.number = 4
+        one.words["x"] = None
+        del one.password
+        with pytest.raises(AttributeError):
+            one.other = 1
+        copied = copy.copy(same)
+        assert (copied.name, copied.words) == ("a", {"w": None})
+        with pytest.raises(TypeError):
+            made()
+        described.append((
+            repr(one),
+            repr(dataclasses.replace(same, number=5)),
+            frozen.replace(copied, number=6).number if made is not standard else 6,
+            dataclasses.asdict(same),
+            [(each.name, each.type, each.repr, each.compare) for each in dataclasses.fields(made)],
+        ))
+    assert described[0] == described[1]
+
+
 @pytest.mark.parametrize(
     ("values", "named", "error"),
     [
         ((), {}, TypeError),
         (("a",), {}, TypeError),
-        (("a", "b", 1, (), 2, 3), {}, TypeError),
+        (("a", "b", 1, (), 2, "", [], 3), {}, TypeError),
         (("a", "b"), {"name": "c"}, TypeError),
         (("a", "b"), {"other": 1}, TypeError),
         (("", "b"), {}, ValueError),
@@ -104,8 +168,8 @@ def test_classes_are_described_as_by_the_standard_decorator() -> None:
     assert LIGHT_ONE.__module__ == STANDARD.__module__
     assert LIGHT_ONE.__match_args__ == STANDARD.__match_args__  # type: ignore[attr-defined]
     ours, standard = dataclasses.fields(LIGHT_ONE), dataclasses.fields(STANDARD)
-    assert [(one.name, one.type, one.default, one.repr) for one in ours] == [
-        (one.name, one.type, one.default, one.repr) for one in standard
+    assert [(one.name, one.type, one.default, one.default_factory, one.repr, one.compare) for one in ours] == [
+        (one.name, one.type, one.default, one.default_factory, one.repr, one.compare) for one in standard
     ]
     own = [(one.name, one.type, one.repr) for one in frozen.fields(LIGHT_ONE)]
     assert own == [(one.name, one.type, one.repr) for one in standard]
@@ -154,11 +218,27 @@ class Base:
 
 
 def test_what_it_is_not_made_for_is_refused_when_the_class_is_made() -> None:
-    with pytest.raises(TypeError, match="only frozen classes with slots"):
-        LIGHT(frozen=True, slots=False)
+    for kind in (
+        {"frozen": True, "slots": False},
+        {"eq": False, "slots": False},
+        {"slots": True},
+        {"frozen": True, "eq": False, "slots": True},
+    ):
+        with pytest.raises(TypeError, match="only classes with slots are made here, frozen ones or those with eq"):
+            LIGHT(**kind)
     with pytest.raises(TypeError, match="has a base"):
         LIGHT(frozen=True, slots=True)(type("Below", (Base,), {"__annotations__": {"a": "int"}}))
     with pytest.raises(TypeError, match="is a field of the standard library"):
         LIGHT(frozen=True, slots=True)(
             type("Lists", (), {"__annotations__": {"a": "list"}, "a": dataclasses.field(default_factory=list)})
         )
+    for no_field in ("InitVar[int]", "dataclasses.InitVar", "dataclasses.KW_ONLY"):
+        with pytest.raises(TypeError, match="is no field but"):
+            LIGHT(frozen=True, slots=True)(type("Other", (), {"__annotations__": {"a": no_field}}))
+
+
+@pytest.mark.parametrize("shared", [[], {}, set()])
+def test_a_default_that_all_instances_would_change_is_refused(shared: object) -> None:
+    for default in (shared, frozen.field(default=shared)):
+        with pytest.raises(ValueError, match="take default_factory"):
+            LIGHT(frozen=True, slots=True)(type("Shared", (), {"__annotations__": {"a": "object"}, "a": default}))

@@ -56,6 +56,7 @@ _LOCK_TEXT_BYTES = 63
 
 def main() -> NoReturn:
     """Take orders until the server is gone. Called with the state directory as working directory."""
+    _close_others()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     set_process_name(b"cmapp-launcher")
@@ -85,6 +86,14 @@ def main() -> NoReturn:
         except OSError:
             pass
     os._exit(0)
+
+
+def _close_others() -> None:
+    # What the server has inherited itself: a log that would stay open as long as an application runs.
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # that of the list
+                os.close(int(name))
 
 
 def _obey(order: bytes, environment: dict[bytes, bytes], not_for_waiter: tuple[int, ...]) -> bytes:

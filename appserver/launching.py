@@ -24,6 +24,7 @@ import resource
 
 import trio
 
+from appserver.child import Child
 from appserver.fileio import OUT_OF_RESOURCES
 from appserver.records import LAUNCHER_LOCK, Records
 from appserver.report import Report
@@ -57,7 +58,9 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Where our packages lie: an isolated interpreter has to be told."""
 
 _MAX_ANSWER_BYTES = 65536
-_BOOTSTRAP = "import sys; sys.path.append({root!r}); from appserver.launcher import main; main()"
+_BOOTSTRAP = (
+    "import os, sys; os.chdir({state_dir!r}); sys.path.append({root!r}); from appserver.launcher import main; main()"
+)
 
 
 class LaunchError(Exception):
@@ -75,7 +78,7 @@ class Launching:
         self._one_at_a_time = trio.Lock()
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # before the server raises its own (`descriptors`)
         self._ready = trio.Event()
-        self._process: trio.Process | None = None
+        self._process: Child | None = None
         self._orders: trio.socket.SocketType | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,7 +125,7 @@ class Launching:
         with ours:
             try:
                 with theirs:
-                    process = await self._start(theirs)
+                    process = self._start(theirs)
             except OSError as error:
                 self._say_cannot_start(error)
                 return False
@@ -146,6 +149,7 @@ class Launching:
                 self._process = self._orders = None
                 with trio.move_on_after(2 * LEAVE_SECONDS, shield=True):
                     await _see_off(process)
+                process.close()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self._report.warning(f"the launcher ended with {how}, starting another; the applications go on")
         return was_ready
@@ -155,18 +159,12 @@ class Launching:
         text = f"cannot start the launcher: {where}{error.strerror} (errno:{error.errno})"
         self._report.error(f"{text}; what runs goes on, starts are refused")
 
-    async def _start(self, orders: socket.socket) -> trio.Process:
+    def _start(self, orders: socket.socket) -> Child:
         # What it says goes to a file, never to our standard error: waiters inherit it and would hold the log open.
         with _private_file(os.path.join(self._records.state_dir, "launcher.log")) as log:
-            return await trio.lowlevel.open_process(
-                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP.format(root=_ROOT)],
-                stdin=orders.fileno(),
-                stdout=log.fileno(),
-                stderr=log.fileno(),
-                cwd=self._records.state_dir,
-                env=self._environment,
-                start_new_session=True,
-            )
+            bootstrap = _BOOTSTRAP.format(state_dir=self._records.state_dir, root=_ROOT)
+            words = [sys.executable, "-I", "-S", "-X", "utf8", "-c", bootstrap]
+            return Child(words, self._environment, (orders.fileno(), log.fileno(), log.fileno()))
 
     async def _ask(self, order: dict[str, str]) -> dict[str, object] | None:
         """Give one order; None where the launcher died over it, and is dead."""
@@ -194,7 +192,7 @@ def _private_file(path: str) -> io.FileIO:
     return io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
-async def _see_off(process: trio.Process) -> None:
+async def _see_off(process: Child) -> None:
     """Wait until a launcher whose orders are closed has left; kill one that does not: somebody has stopped it, and
     continued much later it might carry out an order that it has not read yet.
     """

@@ -18,7 +18,8 @@ from appserver.cli import main
 _TREE = Path(__file__).parent.parent
 
 _MEASURED = f"""
-import sys
+import os, sys
+os.chdir(STATE_DIR)
 sys.path += [{str(Path(coverage.__file__).parent.parent)!r}, {str(_TREE)!r}]
 import coverage
 coverage.Coverage(
@@ -28,7 +29,7 @@ from appserver.launcher import main
 main()
 """
 
-launching._BOOTSTRAP = _MEASURED.replace("{", "{{").replace("}", "}}")
+launching._BOOTSTRAP = _MEASURED.replace("{", "{{").replace("}", "}}").replace("STATE_DIR", "{state_dir!r}")
 
 status = main()
 sys.stdout.flush()

@@ -104,9 +104,9 @@ async def test_launcher_that_was_stopped_is_not_left_behind(tmp_path: Path, monk
             while made._process is None:
                 await made._ready.wait()
             process = made._process
-            process.send_signal(signal.SIGSTOP)
+            os.kill(process.pid, signal.SIGSTOP)
             nursery.cancel_scope.cancel()
-    assert process.returncode == -signal.SIGKILL
+    assert await process.wait() == -signal.SIGKILL
 
 
 def test_process_that_could_not_be_looked_at_is_looked_at_again(

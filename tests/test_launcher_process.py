@@ -29,6 +29,11 @@ def names() -> dict[str, Stat]:
     return {Path(f"/proc/{stat.pid}/comm").read_text().strip(): stat for stat in descendants(os.getpid())}
 
 
+def files(pid: int) -> set[str]:
+    """What a process has open."""
+    return {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+
+
 def words(pid: int) -> list[bytes]:
     """The command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -51,3 +56,16 @@ async def test_launcher_and_waiter_are_what_their_theory_says(tmp_path: Path) ->
         assert held.split() == [str(launcher.pid), str(launcher.start_ticks)]
         assert len(held) == 63  # room was made for it once, and a full disk has to take it again
         assert made.states[-1].pid == application.pid
+
+
+async def test_launcher_has_nothing_that_a_server_has_inherited(tmp_path: Path) -> None:
+    """A log or a lock of whoever started the server would be held for as long as an application runs."""
+    read, write = os.pipe()
+    try:
+        os.set_inheritable(write, True)
+        async with room(tmp_path, "/bin/sleep", "1000"):
+            for stat in names().values():
+                assert os.readlink(f"/proc/self/fd/{write}") not in files(stat.pid)
+    finally:
+        os.close(read)
+        os.close(write)

@@ -9,6 +9,7 @@ it listens; `tests/test_beforehand.py` keeps it so.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from typing import Final
 
 from pki.later import load_now
@@ -16,19 +17,20 @@ from pki.later import load_now
 NEEDED_AT_ANY_TIME: Final = (
     "fcntl",
     "grp",
-    "inspect",
-    "ipaddress",
-    "logging",
     "pwd",
     "resource",
     "shlex",
-    "shutil",
     "syslog",
-    "tempfile",
+    "tokenize",
     "traceback",
     "trio._channel",
 )
-"""`inspect` and `logging` are what trio comes to when something goes wrong in it."""
+"""`traceback` is what trio comes to when something goes wrong in one of its threads. It imports `inspect` and `logging`
+as well, but asks the one for no more than `pki.answers` knows, and logs only errors of async generators and of
+instruments, of which a server has none; a test keeps both true."""
+
+USED_OF_TRIO = (("trio.to_thread", "run_sync"),)
+"""What of trio waits for its first use, and is used at a start, a reload and for a look at names."""
 
 
 def load_what_may_be_needed() -> None:
@@ -36,3 +38,5 @@ def load_what_may_be_needed() -> None:
     for name in NEEDED_AT_ANY_TIME:
         with contextlib.suppress(ModuleNotFoundError):
             load_now(name)
+    for module, name in USED_OF_TRIO:
+        getattr(importlib.import_module(module), name)

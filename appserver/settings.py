@@ -4,18 +4,18 @@ section 3).
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import sys
-from dataclasses import dataclass
 from typing import final
 
 from appserver.ports import DEFAULT_PORT, MAX_PORT
 from appserver.rules import Policy
 from appserver.rulesfile import read_policy
 from pki.errors import SettingsError
+from pki.frozen import dataclass
 from pki.material import EXPIRED_PINS, Keys, expired_pins
+from pki.names import short_address
 from pki.settings import Values, read_document
 
 DEFAULT_MAX_PROCESSES = 30
@@ -163,16 +163,8 @@ def _addresses(words: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for word in words:
         bare = word[1:-1] if word.startswith("[") and word.endswith("]") else word
-        if not _is_address(bare) and not _HOST_NAME.fullmatch(bare):
+        if short_address(bare) is None and not _HOST_NAME.fullmatch(bare):
             raise ValueError(f"{word!r:.60} is neither an address nor a host name; the port has a key of its own")
         if bare not in found:
             found.append(bare)
     return tuple(found)
-
-
-def _is_address(word: str) -> bool:
-    try:
-        ipaddress.ip_address(word)
-    except ValueError:
-        return False
-    return True

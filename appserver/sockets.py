@@ -75,7 +75,9 @@ def _resolve(addresses: tuple[str, ...], port: int) -> list[tuple[int, tuple[obj
     found: list[tuple[int, tuple[object, ...], bool]] = []
     for address in addresses:
         try:
-            answers = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            # As bytes, where that says the same: for a text Python loads what names in other alphabets need.
+            host = address.encode() if address.isascii() else address
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise ListenError(f"cannot listen on {address!r}: {error.strerror}") from error
         found += [(int(family), sockaddr, False) for family, _, _, _, sockaddr in answers]

@@ -22,11 +22,12 @@ address delays only those who share it.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import IntEnum
-from ipaddress import IPv6Address, ip_address
 from typing import Generic, TypeVar, final
+
+from pki.frozen import dataclass
 
 MAX_HALF_OPEN = 64
 MAX_HALF_OPEN_PER_ADDRESS = 16
@@ -42,7 +43,7 @@ PATIENCE_SECONDS = 0.5
 some 10 ms beside each other, 350 ms over a link of 300 ms. Longer, and a flood of handshakes that are never finished
 would leave fewer turns to managers: twelve in this time for each address."""
 
-IPV6_NETWORK_BITS = 64
+IPV6_NETWORK_BYTES = 8
 """One host has all addresses of its network, so they count as one (RFC 4291, section 2.5.1)."""
 
 _Token = TypeVar("_Token")
@@ -57,11 +58,11 @@ class Stage(IntEnum):
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Stranger:
     network: str
     stage: Stage = Stage.SILENT
-    since: float = field(default=-math.inf)
+    since: float = -math.inf
     """When its turn came."""
 
 
@@ -157,9 +158,8 @@ def _least(among: list[tuple[_Token, _Stranger]], now: float) -> _Token:
 def network_of(address: str) -> str:
     """Give what counts as one address: an IPv4 address, or the network of an IPv6 address."""
     try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except OSError:
         return address
-    if isinstance(parsed, IPv6Address):
-        return f"{IPv6Address(int(parsed) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS)}/{IPV6_NETWORK_BITS}"
-    return address
+    network = packed[:IPV6_NETWORK_BYTES].ljust(len(packed), b"\0")
+    return f"{socket.inet_ntop(socket.AF_INET6, network)}/{8 * IPV6_NETWORK_BYTES}"

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import CoroutineType, ModuleType
+from types import AsyncGeneratorType, CoroutineType, ModuleType
 from typing import Final, TypeAlias, final
 
 Loaded: TypeAlias = Callable[[ModuleType], None]
@@ -142,14 +142,20 @@ def _is_coroutine(found: object) -> bool:
     return isinstance(found, CoroutineType)
 
 
+def _is_async_generator(found: object) -> bool:
+    """Tell what `inspect.isasyncgen` tells."""
+    return isinstance(found, AsyncGeneratorType)
+
+
 _CORO_WORDS = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")
 
 LASTING: Final[dict[str, dict[str, object]]] = {
     "inspect": {
         "getcoroutinestate": _coroutine_state,
+        "isasyncgen": _is_async_generator,
         "iscoroutine": _is_coroutine,
         **{word: word for word in _CORO_WORDS},
     }
 }
 """What a module has already as it waits, until it is loaded: trio asks for the state of a coroutine at each lock,
-and whether it is one that a thread has given."""
+whether it is one that a thread has given, and whether it was given something else where one was wanted."""

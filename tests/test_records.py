@@ -347,3 +347,23 @@ def test_on_a_full_disk_nothing_is_begun_but_what_was_begun_gets_its_end(tmp_pat
 def test_a_path_that_is_not_utf8_can_be_recorded(tmp_path: Path) -> None:
     odd = replace(REQUEST, executable="/opt/\udcff/app", log_path="/log/\udcff.log")
     assert records(tmp_path).create(odd, State()).read_request() == odd
+
+
+def test_what_is_cleared_away_goes_with_all_that_is_in_it_and_links_are_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("stays")
+    records = Records(str(tmp_path / "state"))
+    (tmp_path / "state").mkdir()
+    records.prepare()
+    left = tmp_path / "state" / "runs" / ".old-a"
+    (left / "deep" / "deeper").mkdir(parents=True)
+    (left / "deep" / "file").write_text("goes")
+    (left / "link").symlink_to(outside)
+    (left / "nowhere").symlink_to("nothing")
+    linked = left.with_name(".old-b")
+    linked.symlink_to(outside)
+    records.prepare()
+    assert not left.exists()
+    assert linked.is_symlink()
+    assert (outside / "file").read_text() == "stays"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from pair import NODE, PATIENCE_SECONDS, Guest
+from pair import NODE, PATIENCE_SECONDS, Guest, wait_until
 from serviceguard import Service, modular_entries
 
 from appmgr.deploy import cli
@@ -211,6 +213,37 @@ def test_a_signal_in_the_middle_of_the_questions_changes_nothing(package: Path, 
         assert process.wait(PATIENCE_SECONDS) == 128 + number
         assert process.stderr.read().decode() == f"cmdeployvpkg: {number.name}: nothing was changed\n"
     assert package.read_text() == CONFIGURATION
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal cannot be sent to a thread")
+def test_a_signal_between_a_question_and_the_wait_for_its_answer_is_heard_all_the_same(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers, answering = os.pipe()
+    over = threading.Event()
+    helped: list[bool] = []
+
+    def signal_beside() -> None:
+        # What another thread receives interrupts no wait of the main one, as what came just before it does not.
+        wait_until(lambda: not select.select([answers], [], [], 0)[0], "the first answer being read")
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        if not over.wait(PATIENCE_SECONDS):
+            helped.append(True)
+            os.write(answering, b"n\n")
+
+    with open(answers, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        os.write(answering, b"y\n")
+        beside = threading.Thread(target=signal_beside)
+        beside.start()
+        status = cli.main(words(package, "-x", "appmon"))
+        over.set()
+        beside.join()
+        os.close(answering)
+    assert not helped
+    assert status == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "cmdeployvpkg: SIGTERM: nothing was changed\n"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_terminal_that_is_closed_changes_nothing(package: Path) -> None:

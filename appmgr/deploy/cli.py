@@ -24,6 +24,10 @@ from pki.encoding import restart_in_utf8
 FAILED = 1
 USAGE_STATUS = 2
 
+HEARD_SECONDS = 0.5
+"""How late a signal may be heard that comes between a question and the wait for its answer: Python heeds what came
+before a wait when that ends, and an alarm ends it for a moment."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with the words after its name, by default the process's own; give its exit status.
@@ -65,10 +69,26 @@ def _signals_heard() -> Iterator[None]:
     """Have TERM and HUP raise `Abandoned`, as INT raises `KeyboardInterrupt`."""
     before = {number: signal.signal(number, _on_signal) for number in ([signal.SIGTERM, *_hangup()])}
     try:
-        yield
+        with _waits_that_hear():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _waits_that_hear() -> Iterator[None]:
+    """Have every wait of this thread look for signals each `HEARD_SECONDS`."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, HEARD_SECONDS, HEARD_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _hangup() -> list[signal.Signals]:

@@ -325,7 +325,8 @@ def _load_for_later() -> None:
     """Load what another key of the guest will ask for, while it can be had: an upgrade, or somebody who removes the
     package, takes the files of a manager away while it runs.
     """
-    with contextlib.suppress(ImportError, OSError):
+    # Files in the middle of an upgrade raise anything: half of one, or those of two versions. Watching needs none.
+    with contextlib.suppress(Exception):
         from trio.to_thread import run_sync  # noqa: F401
 
 

@@ -24,7 +24,7 @@ from typing import NoReturn, cast, final
 import trio
 
 from appmgr.addresses import RESOLVE_SECONDS, Address, Addresses
-from pki.contexts import KeysError, Material, PeerRefused, client_context, heed_dates, judge_peer
+from pki.contexts import Material, PeerRefused, client_context, heed_dates, judge_peer
 from pki.expiry import Reminder, Watched, watched_in, watched_peer
 from pki.frozen import dataclass, replace
 from pki.refusals import explain_failure, explain_tls, presented
@@ -167,7 +167,7 @@ class Dialer:
             fresh = await trio.to_thread.run_sync(self._reopen, abandon_on_cancel=True)
             material = replace(self._material, pins=fresh.pins)
             self._context = client_context(material)
-        except (KeysError, ImportError, OSError):
+        except Exception:  # noqa: BLE001  (what is loaded for it may be half of an upgrade, and raise anything)
             # Half copied, perhaps, or the program itself is not there any more: what is in force stays, and the next
             # change is tried again.
             return

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 import pytest
 import trio
@@ -445,3 +447,15 @@ def test_a_signal_that_comes_in_the_callback_of_a_weak_reference_is_kept_and_say
         assert early.take_over() == [signal.SIGTERM]
     assert sys.unraisablehook is hook
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("broken", [SyntaxError("half written"), NameError("of another version"), OSError("no files")])
+def test_a_library_that_is_being_exchanged_does_not_end_a_manager_that_settles(
+    monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    class Exchanged(ModuleType):
+        def __getattr__(self, _: str) -> NoReturn:
+            raise broken
+
+    monkeypatch.setitem(sys.modules, "trio.to_thread", Exchanged("trio.to_thread"))
+    cli._load_for_later()

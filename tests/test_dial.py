@@ -8,6 +8,8 @@ import errno
 import socket
 import ssl
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -18,6 +20,8 @@ from appmgr.addresses import RESOLVE_AGAIN_SECONDS, RESOLVE_SECONDS
 from appmgr.dial import CONNECT_SECONDS, STAGGER_SECONDS, Contact, ContactError, Dialer, explain
 from pki.certificates import Purpose, issue
 from pki.contexts import PeerRefused
+from pki.errors import KeysError
+from pki.frozen import replace
 from pki.material import Material, Pin
 
 
@@ -70,6 +74,24 @@ async def test_a_family_that_this_host_does_not_speak_is_a_failed_contact(
     monkeypatch.setattr(trio.socket, "socket", socket_of)
     with pytest.raises(ContactError, match="Address family not supported"):
         await dialer.dial()
+
+
+@pytest.mark.parametrize("error", [KeysError("half copied"), SyntaxError("half written"), ImportError("gone")])
+async def test_keys_that_cannot_be_read_again_leave_those_in_force(
+    dialer: Dialer, tmp_path: Path, error: Exception
+) -> None:
+    def reopen() -> NoReturn:
+        asked.append(error)
+        raise error
+
+    asked: list[Exception] = []
+    store = tmp_path / "trust"
+    store.write_bytes(b"new")
+    before = dialer._material = replace(dialer._material, trust_store=str(store))
+    dialer._reopen = reopen
+    await dialer._reread_trust()
+    assert asked == [error]
+    assert dialer._material is before
 
 
 async def test_a_look_up_that_hangs_is_left(

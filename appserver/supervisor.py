@@ -311,6 +311,8 @@ class Supervisor:
             )
             times = (state.started_at, state.started_monotonic)
             self._apply(self._table.started(run_id, state.pid, state.start_ticks, *times))
+        if state.stop is not None and (state.outcome is None or state.outcome.account.stopped_by is not None):
+            self._apply(self._table.stop_accepted(run_id))  # by whomever, `--stop-all` for one, which asks waiters
         if state.outcome is not None:
             self._finish(run_id, state.outcome, gone=state.gone, stopping=state.stop is not None)
 

@@ -102,6 +102,23 @@ async def test_stop_is_ordered_and_its_acceptance_told_to_whoever_asked(tmp_path
         assert await watcher.outcome() == Exited(3)
 
 
+@pytest.mark.parametrize("seen", ["as it was recorded", "with the end only"])
+async def test_stop_that_came_past_the_server_is_completed_before_its_end_is_told(tmp_path: Path, seen: str) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start()
+        stop = StopOrder("cmappserver --stop-all in the guest", 1.0)
+        if seen == "as it was recorded":
+            guest.processes.change(OWN, replace(RUNNING, stop=stop))
+            run = guest.supervisor.find(OWN)
+            assert run is not None
+            assert run.phase is Phase.STOPPING
+        ended = replace(ENDED, outcome=Exited(3, Account(stopped_by=stop.by)), stop=stop)
+        guest.processes.change(OWN, replace(ended, gone=False))
+        assert not watcher.told  # somebody of the tree still lives
+        guest.processes.change(OWN, ended)
+        assert await watcher.outcome() == ended.outcome
+
+
 async def test_run_that_waits_for_a_stop_is_started_then_and_learns_of_what_was_not_collected(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         watcher = await guest.start()

@@ -21,7 +21,7 @@ from typing import TypeAlias, final
 import trio
 
 from appmgr.dial import Contact, ContactError, explain
-from appmgr.farewell import send_at_once
+from appserver.atonce import send_at_once
 from appserver.messages import Bye, Greeting, Hello, ManagerMessage, Refused, ServerMessage
 from appserver.protocol import CLOSED, NEED_DATA, Connection, ProtocolError, choose_version
 from appserver.report import printable
@@ -262,8 +262,11 @@ class _Conversation:
         self._waiting.append(self._protocol.send(Bye()))
         self._news.set()
         # What is being sent comes first: a record must not begin in the middle of another.
-        if self._sending or not send_at_once(self._stream, b"".join(self._waiting)):
-            return False
+        try:
+            if self._sending or not send_at_once(self._stream, b"".join(self._waiting)):
+                return False
+        except trio.BrokenResourceError:
+            pass  # no more can be said; whoever needs an answer does not speak his last words
         self._waiting.clear()
         return True
 

@@ -23,7 +23,6 @@ NEEDED_AT_ANY_TIME: Final = (
     "syslog",
     "tokenize",
     "traceback",
-    "trio._channel",
 )
 """`traceback` is what trio comes to when something goes wrong in one of its threads. It imports `inspect` and `logging`
 as well, but asks the one for no more than `pki.answers` knows, and logs only errors of async generators and of

@@ -1,19 +1,23 @@
 """One manager's conversation, from the greeting to the end: messages in, calls of the supervisor out, and the other way
 round.
 
-It knows a stream of bytes, whatever carries it. One task reads, one writes; what the supervisor tells is put into a
-bounded queue, so a manager that does not read costs its own session and delays nobody.
+It knows a stream of bytes, whatever carries it. One task reads. What is to be said goes to the network at once where
+that takes it (`atonce`): an outcome waits for no other task. Else, and behind what waits already, it is put into a
+bounded queue, and as long as there is anything in it a second task writes. So a manager that does not read costs its
+own session and delays nobody.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import final
 
 import trio
 
 from appserver import runlog
+from appserver.atonce import close_at_once, send_at_once
 from appserver.effects import Phase, Run, Tell, TellEnded, TellRefused, TellRunning, TellStopping, Terms
 from appserver.messages import (
     MAX_TEXT_CHARACTERS,
@@ -104,7 +108,12 @@ class Session:
         self._report = report
         self.peer = peer
         self._connection = Connection("server")
-        self._queue, self._queued = trio.open_memory_channel[Message](MAX_QUEUED_MESSAGES)
+        self._unsent: deque[bytes] = deque()
+        """What waits to be said, from what is being sent just now on."""
+        self._writing: trio.Nursery | None = None
+        self._silent = False
+        """Nothing more is said than what waits."""
+        self._has_left = False
         self._scope = trio.CancelScope()
         self._silence_seconds = HELLO_SECONDS
         self._name = f"a manager at {peer.address}"
@@ -134,17 +143,22 @@ class Session:
         try:
             try:
                 with self._scope:
-                    async with trio.open_nursery() as tasks:
-                        tasks.start_soon(self._write)
-                        self._say(Greeting(VERSIONS, software("cmappserver"), host_name()))
-                        await self._read()
-                        self._queue.close()
+                    async with trio.open_nursery() as self._writing:
+                        if self._unsent:  # it has been let go before it was greeted
+                            self._writing.start_soon(self._write)
+                        try:
+                            self._say(Greeting(VERSIONS, software("cmappserver"), host_name()))
+                            await self._read()
+                        finally:
+                            self._silent = True
             finally:
                 self._supervisor.leave(self)
-            with trio.move_on_after(CLOSE_SECONDS):  # not shielded: a server that ends at once skips the goodbye
-                await self._stream.aclose()
+            if not self._has_left:  # who says `bye` waits for nothing, and most probably is no more
+                with trio.move_on_after(CLOSE_SECONDS):  # not shielded: a server that ends at once skips the goodbye
+                    await self._stream.aclose()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            if not close_at_once(self._stream):
+                await trio.aclose_forcefully(self._stream)
 
     async def refuse(self, code: RefusalCode, text: str) -> None:
         """Say in place of a greeting that this session will not be. Closes the stream, also when cancelled."""
@@ -159,7 +173,9 @@ class Session:
     def let_go(self, reason: str) -> None:
         """Say goodbye and end; the application goes on."""
         self._say(Goodbye(reason))
-        self._queue.close()
+        self._silent = True
+        if not self._unsent:
+            self._scope.cancel()
 
     def tell(self, what: Tell) -> None:
         """Pass on what the supervisor tells."""
@@ -222,33 +238,50 @@ class Session:
             self._run_id = None
 
     def _say(self, message: Message) -> None:
+        if self._silent:
+            return  # it has been let go: what there is to tell, it will hear when it comes back
         try:
-            self._queue.send_nowait(message)
-        except trio.WouldBlock:
+            data = self._connection.send(message)
+        except MessageError as error:
+            self._report.error(f"cannot tell {self} of {message.type_name!r}: {error}")
+            return
+        try:
+            if not self._unsent and send_at_once(self._stream, data):
+                return
+        except trio.BrokenResourceError:
+            self._report.info(f"lost contact with {self}; its application goes on")
+            self._break_off()
+            return
+        if len(self._unsent) > MAX_QUEUED_MESSAGES:
             self._report.warning(f"{self} does not read, its session is closed; its application goes on")
-            self._queue.close()
-            self._scope.cancel()
-        except trio.ClosedResourceError:
-            pass  # it has been let go: what there is to tell, it will hear when it comes back
+            self._break_off()
+            return
+        self._unsent.append(data)
+        if len(self._unsent) == 1 and self._writing is not None:
+            self._writing.start_soon(self._write)
+
+    def _break_off(self) -> None:
+        """End it without another word: what was said last may be half sent."""
+        self._silent = True
+        self._scope.cancel()
 
     async def _write(self) -> None:
+        """Say what waits. Where that fails it goes on waiting, so that nothing is said after it."""
         # One scope for all messages, whose deadline is moved: to make one for each was a tenth of a poll's price.
         with trio.CancelScope() as patience:
-            async for message in self._queued:
-                try:
-                    data = self._connection.send(message)
-                except MessageError as error:
-                    self._report.error(f"cannot tell {self} of {message.type_name!r}: {error}")
-                    continue
+            while self._unsent:
                 patience.deadline = trio.current_time() + SEND_SECONDS
                 try:
-                    await self._stream.send_all(data)
+                    await self._stream.send_all(self._unsent[0])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    break
-                patience.deadline = math.inf
+                    self._break_off()
+                    return
+                self._unsent.popleft()
         if patience.cancelled_caught:
             self._report.warning(f"{self} does not read, its session is closed; its application goes on")
-        self._scope.cancel()
+            self._break_off()
+        elif self._silent:
+            self._scope.cancel()
 
     async def _read(self) -> None:
         with trio.CancelScope() as silence:
@@ -325,6 +358,7 @@ class Session:
             case Ack(run_id):
                 self._acknowledge(run_id)
             case Bye():
+                self._has_left = True
                 return False
         return True
 

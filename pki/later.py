@@ -74,7 +74,7 @@ UNUSED_OF_TRIO_HERE: Final = frozenset({
     "trio._threads",
     "trio._unix_pipes",
 })
-"""Its own parts of that kind; a server has a channel for each session, and loads them before it listens."""
+"""Its own parts of that kind."""
 
 TRIO_GATHERS_IN: Final = ("trio", "trio.from_thread", "trio.lowlevel", "trio.to_thread", "trio._core")
 """Where trio hands on the names of its parts."""

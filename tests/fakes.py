@@ -134,6 +134,11 @@ class Manager:
         """The next thing is the end of the stream."""
         assert await self.hear() is CLOSED
 
+    async def hear_cut(self) -> None:
+        """The next thing is the end of the stream, without the goodbye of TLS."""
+        with pytest.raises(trio.BrokenResourceError):
+            await self.hear()
+
 
 @contextmanager
 def small_disk(path: Path, kibibytes: int) -> Iterator[Path]:

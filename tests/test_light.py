@@ -155,6 +155,7 @@ NOT_IN_A_LAUNCHER = HEAVY | {
 """Every application has a waiter that is a fork of it."""
 
 OURS_IN_A_MANAGER = {
+    "atonce",
     "codec",
     "identity",
     "latelog",
@@ -166,7 +167,7 @@ OURS_IN_A_MANAGER = {
     "sinks",
     "version",
 }
-"""What the host's side has of the guest's floor: what both must agree on, and the log."""
+"""What the host's side has of the guest's floor: what both must agree on, how both send, and the log."""
 
 MAX_SYSTEM_CALLS = 4800
 """Of one run of a manager from start to end, waiting for a lock left out: 3,200 were seen, half of them look-ups of

@@ -37,7 +37,7 @@ async def test_manager_with_the_right_key_is_greeted() -> None:
         await manager.say(Poll(1))
         assert isinstance(await manager.hear(), Error)
         await manager.say(Bye())
-        await manager.hear_closed()
+        await manager.hear_cut()
         assert not server.log.lines
 
 
@@ -157,7 +157,7 @@ async def test_more_sessions_than_the_bound_are_refused_until_one_leaves() -> No
         await late.hear_closed()
         await server.log.until("refused certificate ")
         await managers[0].say(Bye())
-        await managers[0].hear_closed()
+        await managers[0].hear_cut()
         while not isinstance(await (await server.dial()).hear(), Greeting):
             pass
 

@@ -436,6 +436,7 @@ async def test_manager_that_polls_is_never_let_go(autojump_clock: trio.testing.M
 
 async def test_manager_that_takes_nothing_is_dropped_and_delays_nobody(autojump_clock: trio.testing.MockClock) -> None:
     async with conversation() as other, conversation(streams=trio.testing.lockstep_stream_pair) as pair:
+        await pair.greet()
         run = await other.begin()
         before = trio.current_time()
         pair.session.tell(TellEnded(pair.session, OWN, ENDED))  # neither waits nor raises, though nobody reads

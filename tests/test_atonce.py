@@ -1,4 +1,4 @@
-"""The last words: over real sockets and TLS, at once or not at all."""
+"""Small words and a quick end: over real sockets and TLS, at once or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import trustme
 
-from appmgr.farewell import send_at_once
+from appserver.atonce import MAX_AT_ONCE_BYTES, close_at_once, send_at_once
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it is sent in the ordinary way")
 
@@ -35,9 +35,11 @@ async def connected() -> AsyncIterator[tuple[Stream, Stream]]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(near.do_handshake)
         nursery.start_soon(far.do_handshake)
-    yield near, far
-    await trio.aclose_forcefully(near)
-    await trio.aclose_forcefully(far)
+    try:
+        yield near, far
+    finally:
+        await trio.aclose_forcefully(near)
+        await trio.aclose_forcefully(far)
 
 
 async def test_last_words_are_in_the_kernel_when_the_call_returns() -> None:
@@ -62,9 +64,10 @@ async def test_what_was_sent_before_comes_before_and_a_polite_end_after() -> Non
 
 async def test_a_peer_that_takes_nothing_is_left_to_the_ordinary_way() -> None:
     async with connected() as (near, _):
-        with trio.move_on_after(0.2) as scope:
-            await near.send_all(b"x" * 10_000_000)
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, b"x" * 10_000_000)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
         # Now a record is half sent, and the rest of it must not be followed by anything.
         assert not send_at_once(near, b"farewell")
 
@@ -84,20 +87,53 @@ async def test_a_connection_that_is_known_to_be_broken_is_left_to_the_ordinary_w
         assert not send_at_once(near, b"farewell")
 
 
-async def test_a_connection_that_breaks_just_now_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> int:
-        raise BrokenPipeError
+@pytest.mark.parametrize("taken", [0, 10, None], ids=["none", "a part", "broken"])
+async def test_a_connection_that_breaks_just_now_is_told_as_broken(
+    taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> int:
+        if taken is None:
+            raise BrokenPipeError
+        return taken
 
     async with connected() as (near, _):
-        monkeypatch.setattr("appmgr.farewell.os.write", broken)
-        assert send_at_once(near, b"farewell")
+        monkeypatch.setattr("appserver.atonce.os.write", write)
+        with pytest.raises(trio.BrokenResourceError):
+            send_at_once(near, b"farewell")
         monkeypatch.undo()
+
+
+async def test_what_a_server_holds_back_from_the_handshake_comes_first() -> None:
+    async with connected() as (near, far):
+        assert not send_at_once(far, b"hello")
+        await far.send_all(b"hello")
+        assert send_at_once(far, b", and more")
+        assert await near.receive_some() == b"hello"
+        assert await near.receive_some() == b", and more"
+
+
+async def test_long_words_are_sent_in_the_ordinary_way() -> None:
+    async with connected() as (near, far):
+        assert not send_at_once(near, b"x" * (MAX_AT_ONCE_BYTES + 1))
+        assert send_at_once(near, b"x" * MAX_AT_ONCE_BYTES)
+        assert len(await far.receive_some()) == MAX_AT_ONCE_BYTES
+
+
+async def test_what_is_closed_at_once_says_no_goodbye_and_takes_no_more() -> None:
+    async with connected() as (near, far):
+        assert close_at_once(near)
+        assert close_at_once(near)
+        assert not send_at_once(near, b"farewell")
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
 
 
 async def test_without_tls_over_a_socket_it_is_sent_in_the_ordinary_way() -> None:
     near, far = trio.testing.memory_stream_pair()
     assert not send_at_once(near, b"farewell")
+    assert not close_at_once(near)
     covered = trio.SSLStream(near, ssl.create_default_context(), server_hostname="g1")
     assert not send_at_once(covered, b"farewell")
+    assert not close_at_once(covered)
     await trio.aclose_forcefully(covered)
     await far.aclose()

@@ -58,7 +58,9 @@ class Child:
             return self._code
 
     def kill(self) -> None:
-        """Kill it; one that has ended is fine."""
+        """Kill it; one that has ended is fine, also when it is closed."""
+        if self._code is not None:
+            return  # the descriptor may be somebody else's by now, an application's for one
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 

@@ -176,7 +176,8 @@ class Launching:
         process, orders = self._process, self._orders
         assert process is not None
         assert orders is not None
-        with contextlib.suppress(OSError), trio.move_on_after(ANSWER_SECONDS):
+        # It is closed where the launcher is seen to be dead before its socket is: a child of its may have that open.
+        with contextlib.suppress(OSError, trio.ClosedResourceError), trio.move_on_after(ANSWER_SECONDS):
             await orders.send(json.dumps(order).encode())
             while answer := await orders.recv(_MAX_ANSWER_BYTES):
                 found: dict[str, object] = json.loads(answer)

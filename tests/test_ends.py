@@ -28,7 +28,7 @@ from fakes import Log
 from appserver import daemon, following, launching
 from appserver.following import Follower
 from appserver.identity import Service
-from appserver.launching import FORMER_END_SECONDS, Launching, wait_for_former
+from appserver.launching import FORMER_END_SECONDS, LaunchError, Launching, wait_for_former
 from appserver.procfs import boot_id, process_stat
 from appserver.recordformat import Request, State
 from appserver.records import LAUNCHER_LOCK, Records
@@ -44,6 +44,18 @@ RUN = "a" * 32
 HOLDER = (
     "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
 )
+
+
+DIES_AS_IT_FORKS = """
+import os, signal, socket, time
+orders = socket.socket(fileno=0)
+orders.send(b'{{"ready": true}}')
+orders.recv(4096)
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+while not os.path.exists("over"):  # a waiter that has not come to close the socket of the orders
+    time.sleep(0.01)
+"""
 
 
 def prepared(directory: Path) -> Records:
@@ -91,6 +103,25 @@ async def test_former_launcher_that_cannot_be_killed_ends_the_start(
             await wait_for_former(records.state_dir, Log().as_report())
         assert process.poll() is None
     assert trio.current_time() == pytest.approx(FORMER_END_SECONDS, abs=1.0)
+
+
+async def test_launcher_that_dies_as_it_forks_costs_the_order_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is seen by its pidfd, while the socket on which it would answer is held open by its child."""
+    records, log = prepared(tmp_path), Log()
+    monkeypatch.setattr(launching, "_BOOTSTRAP", f"import os; os.chdir({{state_dir!r}}){DIES_AS_IT_FORKS}")
+    made = Launching(records, {"PATH": os.defpath}, log.as_report())
+    try:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(made.serve)
+                with pytest.raises(LaunchError, match="3 launchers died over it"):
+                    await made.order("launch", RUN)
+                nursery.cancel_scope.cancel()
+    finally:
+        (Path(records.state_dir) / "over").touch()
+    assert log.count("the launcher ended with signal 9") == 3
 
 
 async def test_launcher_that_was_stopped_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

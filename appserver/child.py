@@ -45,6 +45,7 @@ class Child:
             self._reap()
             raise
         self._code: int | None = None
+        self._is_closed = False
         self._one_at_a_time = trio.Lock()  # a descriptor may have one task that waits for it
 
     async def wait(self) -> int:
@@ -58,14 +59,16 @@ class Child:
             return self._code
 
     def kill(self) -> None:
-        """Kill it; one that has ended is fine, also when it is closed."""
-        if self._code is not None:
-            return  # the descriptor may be somebody else's by now, an application's for one
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """Kill it; one that has ended, or was let go of by `close`, is fine."""
+        # Whoever notices last that it has ended may come after its descriptor was given back, and taken by others.
+        if self._code is None and not self._is_closed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Give back the descriptor. Whoever still waits gets `trio.ClosedResourceError`."""
+        self._is_closed = True
+        trio.lowlevel.notify_closing(self._pidfd)
         os.close(self._pidfd)
 
     def _reap(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 if sys.platform == "win32":
     pytest.skip("started by posix_spawn", allow_module_level=True)
@@ -36,6 +37,12 @@ def started(*words: str, streams: tuple[int, int, int] = STREAMS) -> Iterator[Ch
 
 def shell(source: str) -> tuple[str, str, str]:
     return "/bin/sh", "-c", source
+
+
+def end(pid: int) -> None:
+    """Kill a child, and wait for it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def is_reaped() -> bool:
@@ -114,6 +121,39 @@ async def test_whoever_waits_no_more_has_let_go_of_it() -> None:
         assert scope.cancelled_caught
         child.kill()
         assert await child.wait() == -signal.SIGKILL
+
+
+async def test_a_kill_that_comes_after_all_is_over_meets_nobody() -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        child = Child(["/bin/true"], {}, STREAMS)
+        assert await child.wait() == 0
+        child.close()
+        before = descriptors()
+        child.kill()
+        assert await child.wait() == 0
+        assert descriptors() == before
+
+        lasting = Child(["/bin/sleep", "1000"], {}, STREAMS)
+        pid = lasting.pid
+        lasting.close()
+        lasting.kill()
+        os.kill(pid, 0)  # it lives: nobody has a handle on it any more
+        end(pid)
+
+
+async def test_whoever_waits_for_one_that_is_let_go_of_hears_it() -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        child = Child(["/bin/sleep", "1000"], {}, STREAMS)
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await child.wait()
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            child.close()
+        end(child.pid)
 
 
 def test_one_that_cannot_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

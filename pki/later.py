@@ -41,6 +41,7 @@ UNUSED_BY_TRIO_HERE: Final = frozenset({
     "attrs.filters",
     "attrs.validators",
     "ast",
+    "base64",
     "ctypes.util",
     "hmac",
     "idna",

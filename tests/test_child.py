@@ -99,19 +99,23 @@ async def test_it_has_a_session_of_its_own_and_ignores_nothing_that_python_ignor
         child.kill()  # one that has ended is fine
 
 
-async def test_one_that_has_ended_and_is_closed_is_killed_in_nobody_elses_place() -> None:
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_one_that_is_closed_is_killed_in_nobody_elses_place(has_ended: bool) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         child = Child(list(shell("exit 0")), {}, STREAMS)
-        await child.wait()
+        if has_ended:
+            await child.wait()
         child.close()
         with started("/bin/sleep", "1000") as other:  # its descriptor is the lowest that is free, as that one was
             child.kill()
-            assert await child.wait() == 0
             with trio.move_on_after(0.05):
                 await other.wait()
                 pytest.fail("it was killed")
             other.kill()
             assert await other.wait() == -signal.SIGKILL
+        assert not has_ended or await child.wait() == 0
+    if not has_ended:
+        child._reap()
 
 
 async def test_whoever_waits_no_more_has_let_go_of_it() -> None:

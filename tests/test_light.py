@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from pair import MEASURED, NODE, PATIENCE_SECONDS, Guest, open_guest, wait_for_match
+from pair import MEASURED, NODE, PATIENCE_SECONDS, Guest, open_guest, wait_for_match, wait_until
 
 from bench.measure import descendants, memory_of, memory_together, name_of
 
@@ -380,5 +380,5 @@ def test_nothing_of_a_server_is_left_after_a_manager_has_ended(lasting: Guest) -
     server = lasting.server.pid
     before = settled(partial(count_descriptors, server))
     assert lasting.run("-service", "/bin/true")[0] == 0
-    assert settled(partial(count_descriptors, server)) <= before
+    wait_until(lambda: count_descriptors(server) <= before, "the end of the session")
     assert {name_of(pid) for pid in descendants(server)} <= {"cmapp-launcher", "cmapp-waiter", "sleep"}

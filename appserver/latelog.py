@@ -19,6 +19,10 @@ import trio
 
 from appserver.report import Report
 
+RETRY_SECONDS = 0.1
+"""Between two tries to have a thread write where the system gives none: what took all that there are may last, and a
+server that is a millisecond late otherwise would do nothing but ask."""
+
 
 @final
 class _Later:
@@ -47,7 +51,7 @@ class _Later:
                 await trio.sleep_forever()
             self._waiting = trio.CancelScope()
             if not self._report.pass_on():
-                self._waiting.deadline = trio.current_time() + self._seconds
+                self._waiting.deadline = trio.current_time() + RETRY_SECONDS
 
     def _on_line(self) -> None:
         if threading.get_ident() != self._thread:

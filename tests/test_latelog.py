@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from appserver.latelog import written_late
+from appserver.latelog import RETRY_SECONDS, written_late
 from appserver.report import Report
 
 SECONDS = 0.05
@@ -91,8 +91,21 @@ async def test_where_no_thread_is_to_be_had_it_is_tried_again(
     monkeypatch.setattr(report, "pass_on", lambda: answers.pop(0) if answers else True)
     with written_late(report, SECONDS):
         report.info("a")
-        await trio.sleep(10 * SECONDS)
+        await trio.sleep(10 * RETRY_SECONDS)
         assert answers == []
+
+
+async def test_a_system_without_threads_to_spare_is_not_asked_all_the_time(
+    report: Report, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(report, "pass_on", lambda: asked.append(trio.current_time()))
+    with written_late(report, 0.001):
+        began = trio.current_time()
+        report.info("a")
+        await trio.sleep(10 * RETRY_SECONDS + 0.01)
+        assert asked[0] == began + 0.001
+        assert len(asked) == 11
 
 
 def test_a_loop_that_broke_down_leaves_a_log_that_writes(report: Report) -> None:

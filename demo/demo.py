@@ -130,6 +130,7 @@ def tell_story(directory: str) -> str:
     manager = Program(*manager_words)
     pid = int(manager.wait_for(r"started the application .*: process (\d+)"))
     application = os.pidfd_open(pid)
+    server.wait_for(r"\]: started ")
 
     say("Both are killed, first the server. The application does not notice:")
     server.kill()
@@ -143,6 +144,7 @@ def tell_story(directory: str) -> str:
     server.wait_for("listening on")
     manager = Program(*manager_words)
     attached = int(manager.wait_for(r"attached to the application .*: process (\d+)"))
+    server.wait_for(r"\]: attached to ")
 
     say("The server is killed once more, and the application ends while there is none:")
     server.kill()

@@ -105,7 +105,10 @@ def wake_on_children() -> int:
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-    signal.set_wakeup_fd(write)  # one argument is two pages less than one with a name
+    # One argument is two pages less than one with a name, which would keep Python from complaining of a full pipe. That
+    # takes 65,536 ends within one look, since of those that come while nobody runs the kernel tells one, and they are
+    # reaped many times as fast as anybody forks. The complaint goes into the launcher's log; nothing else happens.
+    signal.set_wakeup_fd(write)
     _signal.signal(_SIGCHLD, _woken)
     return read
 

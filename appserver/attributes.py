@@ -7,9 +7,8 @@ this.
 
 from __future__ import annotations
 
-from typing import final
-
 from pki.frozen import dataclass
+from pki.typed import final
 
 UNLIMITED = -1
 """As a soft or hard limit: none."""

@@ -8,9 +8,9 @@ one to tell two runs of a command apart. Standard library only.
 from __future__ import annotations
 
 import os
-from typing import Literal, final
 
 from pki.frozen import dataclass
+from pki.typed import Literal, final
 
 MAX_DESCRIBED_CHARACTERS = 200
 """Enough to tell services apart in a log, short enough to read one."""

@@ -29,7 +29,8 @@ import json
 import os
 import signal
 import sys
-from typing import NoReturn
+
+from pki.typed import NoReturn
 
 assert sys.platform != "win32"
 

@@ -9,9 +9,9 @@ Imported by every floor, by the launcher and by the waiters; standard library on
 from __future__ import annotations
 
 import signal
-from typing import TypeAlias, final
 
 from pki.frozen import dataclass
+from pki.typed import TypeAlias, final
 
 MAX_EXIT_CODE = 0xFFFF_FFFF
 """Windows exit codes have 32 bits; those of POSIX systems have 8."""

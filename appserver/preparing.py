@@ -15,9 +15,9 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TypeAlias
 
 from pki.frozen import fields, replace
+from pki.typed import TypeAlias
 
 assert sys.platform != "win32"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from appserver.fileio import OPEN_FLAGS, OUT_OF_RESOURCES
+from pki.typed import NamedTuple
 
 UNKNOWN_BOOT = "unknown"
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import binascii
 import contextlib
 import json
-from typing import Literal, final
 
 from appserver.attributes import PLAIN, Attributes, attributes_from_json, attributes_to_json
 from appserver.identity import Service, ServiceError
 from appserver.outcome import Lost, Outcome, OutcomeError, from_json, to_json
 from pki.frozen import dataclass, replace
+from pki.typed import Literal, final
 
 FORMAT = 1
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import final
 
 from pki.frozen import replace
+from pki.typed import final
 
 assert sys.platform != "win32"
 

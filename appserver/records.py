@@ -28,7 +28,6 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from typing import final
 
 from appserver.fileio import OPEN_FLAGS, make_directory, read_at, write_at
 from appserver.recordformat import (
@@ -48,6 +47,7 @@ from appserver.recordformat import (
     unseal,
 )
 from pki.frozen import replace
+from pki.typed import final
 
 SUBDIRECTORIES = ("runs", "aliases")
 """Of the state directory."""

@@ -22,7 +22,8 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, NoReturn
+
+from pki.typed import NamedTuple, NoReturn
 
 assert sys.platform != "win32"
 

@@ -40,9 +40,9 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import NoReturn, final
 
 from pki.frozen import replace
+from pki.typed import NoReturn, final
 
 assert sys.platform != "win32"
 

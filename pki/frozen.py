@@ -16,7 +16,7 @@ refused when the class is made. A test holds it to the standard one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pki.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass

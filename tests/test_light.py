@@ -153,6 +153,7 @@ NOT_IN_A_LAUNCHER = HEAVY | {
     "tempfile",
     "threading",
     "trio",
+    "typing",
 }
 """Every application has a waiter that is a fork of it."""
 

@@ -31,7 +31,8 @@ WATCH = b"watch"
 """Told in place of what is `Known` where there is nothing to start: a predecessor did so, and that is to be watched."""
 
 _FIELDS = tuple(field.name for field in fields(State))
-
+PID, STARTED_MONOTONIC = _FIELDS.index("pid"), _FIELDS.index("started_monotonic")
+"""Where these are among the values of a state."""
 
 Values: TypeAlias = tuple[str | float | None, ...]
 

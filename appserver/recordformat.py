@@ -178,6 +178,15 @@ def state_text(state: State) -> bytes:
     return _encode(state_to_json(state)).encode("utf-8", "surrogatepass")
 
 
+def ended_text(running: bytes, outcome: bytes) -> bytes:
+    """Make of what `state_text` gave for a process that executes, without a stop, what it gives when all is over.
+
+    `outcome` is JSON. Two replacements in a text that is there, in place of a state of fourteen fields.
+    """
+    ended = running.replace(b'"phase":"running"', b'"phase":"ended"', 1).replace(b'"gone":false', b'"gone":true', 1)
+    return b'%s,"outcome":%s}' % (ended[:-1], outcome)
+
+
 def slot(sequence: int, state: State, text: bytes | None = None) -> bytes:
     """Make one slot, of exactly `SLOT_BYTES`. Raises RecordError where the state does not fit.
 

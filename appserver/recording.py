@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 from pki.frozen import replace
 from pki.typed import final
 
 assert sys.platform != "win32"
 
-from appserver.preparing import Known, Values, known_state
+from appserver.preparing import PID, STARTED_MONOTONIC, Known, Values, known_state
 from appserver.recordformat import (
     DamagedRecordError,
     RecordError,
     Request,
     State,
+    ended_text,
     request_from_json,
+    sealed_state,
+    state_from_json,
     state_text,
 )
 from appserver.records import RunRecord, StateFile, write_slot
@@ -54,6 +58,8 @@ class Recording:
         self.is_quiet = file is None
         """Nothing has happened since the start: no outcome, no stop. As long as that is so nobody asks for the state.
         """
+        self.is_over = file is not None and file.state.gone
+        """All is over, and recorded as far as that is possible."""
         self._file = file
         self._next: tuple[int, int, Values, bytes] = (-1, 0, (), b"")
         """For as long as there is no file: its descriptor, and of the slot that is to be written its number, the values
@@ -87,10 +93,16 @@ class Recording:
         """The state as it is known, be it on record or not."""
         return self._writer().state
 
+    @property
+    def pid(self) -> object:
+        """The pid of the main process."""
+        return self._next[2][PID] if self._file is None else self._file.state.pid
+
     def _writer(self) -> StateFile:
         if self._file is None:
             fd, sequence, values, _ = self._next
-            self._file = StateFile.take_over(fd, sequence - (not self._is_recorded), known_state(values))
+            known = state_from_json(json.loads(self._text or b"")) if self.is_over else known_state(values)
+            self._file = StateFile.take_over(fd, sequence - (not self._is_recorded), known)
         return self._file
 
     def read_request(self) -> Request:
@@ -103,6 +115,7 @@ class Recording:
         file = self._writer()
         self.is_quiet = False
         state = replace(file.state, **changes)  # type: ignore[arg-type]  # checked by the fields of State
+        self.is_over = state.gone
         self._text = state_text(state)
         try:
             file.write(state, self._text)
@@ -111,13 +124,38 @@ class Recording:
             file.state = state
             self._is_recorded = False
 
-    def write_running(self) -> None:
-        """Put on record that the process executes, as our child has made it ready."""
+    def write_ready(self) -> None:
+        """Put on record what is ready for that: at first that the process executes, as our child has written it."""
         fd, sequence, _, sealed = self._next
         try:
             write_slot(fd, sequence, sealed)
         except RecordError:
             self._is_recorded = False
+
+    def write_end(self, kind: bytes, user_seconds: float, system_seconds: float, max_rss_bytes: int) -> None:
+        """Put on record that all is over, as long as it is quiet: the process ended as `kind` says in JSON, by itself,
+        and nobody of its tree lives.
+
+        This is what nearly every run comes to, and somebody waits for it: it goes from text to text, and makes neither
+        a state nor an outcome, whose fields a waiter would look at for the first time.
+        """
+        fd, sequence, values, _ = self._next
+        started = values[STARTED_MONOTONIC]
+        now = time.monotonic()
+        ran_seconds = round(now - started if isinstance(started, float) else 0.0, 3)
+        outcome = (
+            b'{%s,"ended_at":%a,"ran_seconds":%a,"user_seconds":%a,"system_seconds":%a,"max_rss_bytes":%d,'
+            b'"killed_for_memory":false,"survivors":0}'
+            % (kind, time.time(), ran_seconds, user_seconds, system_seconds, max_rss_bytes)
+        )
+        self._text = ended_text(self._text or b"", outcome)
+        self.is_quiet = False
+        self.is_over = True
+        self._file = None  # somebody may have looked at the state
+        sequence += self._is_recorded  # a slot that could not be written is tried again
+        self._next = fd, sequence, values, sealed_state(sequence, self._text)
+        self._is_recorded = True
+        self.write_ready()
 
     def nudge(self) -> bytes:
         """Give the event that tells the state."""

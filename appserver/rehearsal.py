@@ -94,24 +94,26 @@ def _live() -> None:
         server.send(DESCRIBE)
         record = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, record)
-        run = Recording.of_new(record, read_known(_prepare()))
-        run.write_running()
+        pid = spawn(_nothing)[0]
+        run = Recording.of_new(record, read_known(_prepare(pid)))
+        run.write_ready()
         waiter = Waiter(run, listener, wakeup)
         stack.callback(waiter.close)
         for _ in range(2):
             waiter.attend(0.0)  # who comes, and then what is said
         waiter.trim(now=True)
-        run.write(pid=spawn(_nothing)[0])
+        os.kill(os.getpid(), signal.SIGCHLD)  # that of the child may have been heard by now
         waiter.wait()
+        Recording.of_new(record, read_known(_prepare(pid))).write(phase="ended")  # as at an end that is not so simple
 
 
 def _nothing() -> tuple[bytes, None]:
     return b"", None
 
 
-def _prepare() -> bytes:
+def _prepare(pid: int) -> bytes:
     stat = process_stat(os.getpid())
-    state = State(pid=1, started_at=time.time(), started_monotonic=time.monotonic(), oom_kills=oom_kills())
+    state = State(pid=pid, started_at=time.time(), started_monotonic=time.monotonic(), oom_kills=oom_kills())
     state = newest(slot(1, replace(state, start_ticks=stat.start_ticks if stat else 0, boot=boot_id())))[1]
     request = request_from_json(json.loads(json.dumps(request_to_json(_REQUEST))))
     return write_known(1, replace(state, phase="running"), b"{}", request)

@@ -42,7 +42,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from pki.frozen import replace
-from pki.typed import NoReturn, final
+from pki.typed import TYPE_CHECKING, NoReturn, final
 
 assert sys.platform != "win32"
 
@@ -92,7 +92,10 @@ who woke it. A burst of ends at once is through by then, too."""
 MANY_DESCRIPTORS = 256
 """More than a waiter has: it inherits none."""
 
-_SIGCHLD = int(signal.SIGCHLD)
+if TYPE_CHECKING:
+    import resource
+
+_SIGCHLD, _SIGKILL = int(signal.SIGCHLD), int(signal.SIGKILL)
 
 _STATE_FLAGS = os.O_RDWR | OPEN_FLAGS
 
@@ -162,14 +165,14 @@ class Waiter:
 
     def wait(self) -> None:
         """Go on until nobody of the tree lives, or, for a substitute, until the process and its stop are done."""
-        while self._run.is_quiet or not self._run.state.gone:
+        while not self._run.is_over:
             self.attend(self._sleep_seconds())
             childless = self._has_news and self._reap()
             self.trim()
-            if self._run.is_quiet:
+            if self._run.is_quiet or self._run.is_over:
                 continue
             state = self._run.state
-            if not state.gone and (state.stop is not None or state.outcome is not None):
+            if state.stop is not None or state.outcome is not None:
                 self._advance(childless=childless)
 
     def attend(self, seconds: float) -> None:
@@ -287,11 +290,11 @@ class Waiter:
         childless = False
         try:
             while (found := os.wait4(-1, os.WNOHANG))[0]:
-                if found[0] == self._run.state.pid and self._run.state.outcome is None:
+                if found[0] == self._run.pid and (self._run.is_quiet or self._run.state.outcome is None):
                     main = found
         except ChildProcessError:
             childless = True
-        if main is not None:
+        if main is not None and not (childless and self._run.is_quiet and self._end_simply(main)):
             _, status, usage = main
             account = Account(
                 user_seconds=round(usage.ru_utime, 3),
@@ -300,6 +303,21 @@ class Waiter:
             )
             self._main_ended(outcome_from_wait_status(status), account, childless=childless)
         return childless
+
+    def _end_simply(self, main: tuple[int, int, resource.struct_rusage]) -> bool:
+        """Record and tell an end that leaves nothing to be done, as nearly all are; False where it may be another."""
+        _, status, usage = main
+        if os.WIFEXITED(status):
+            kind = b'"kind":"exited","code":%d' % os.WEXITSTATUS(status)
+        elif os.WTERMSIG(status) != _SIGKILL:  # that may have been for memory
+            kind = b'"kind":"signaled","signal":%d' % os.WTERMSIG(status)
+        else:
+            return False
+        if not self._log_fits():
+            return False
+        self._run.write_end(kind, round(usage.ru_utime, 3), round(usage.ru_stime, 3), usage.ru_maxrss * 1024)
+        self._nudge()
+        return True
 
     def _stranger_ended(self) -> None:
         state = self._run.state
@@ -387,6 +405,9 @@ class Waiter:
 
     def _write(self, **changes: object) -> None:
         self._run.write(**changes)
+        self._nudge()
+
+    def _nudge(self) -> None:
         for fd, is_told in list(self._connections.items()):
             self._send(fd, self._run.nudge() if is_told else NUDGE)
 
@@ -422,7 +443,7 @@ def run_waiter(record: RunRecord, listener: _socket.socket, environment: Mapping
         if report:
             _record_report(run, report)
             os._exit(1)
-        run.write_running()
+        run.write_ready()
     else:  # it could not be started, or somebody has killed it: on record it may be all the same
         run = Recording.of_record(record)
         if run.state.gone or run.state.pid != pid:

@@ -199,7 +199,7 @@ def test_a_waiter_goes_on_from_what_its_child_told(tmp_path: Path, is_writable: 
     known = read_known(told)
     state_fd = os.open(record.file("state"), os.O_RDWR if is_writable else os.O_RDONLY)
     run = Recording.of_new(state_fd, known)
-    run.write_running()
+    run.write_ready()
     assert record.read_state().phase == ("running" if is_writable else "starting")
     assert json.loads(run.nudge()) == {
         "event": "state",

@@ -183,8 +183,10 @@ class _Daemon:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 settings, trust = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
-            except (SettingsError, KeysError, StateDirError) as error:
-                text = f"reload failed, the old configuration and keys stay in force: {error}"
+            except Exception as error:  # noqa: BLE001  (for want of a thread, say: whatever is wrong, this server goes on)
+                is_expected = isinstance(error, SettingsError | KeysError | StateDirError)
+                reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
+                text = f"reload failed, the old configuration and keys stay in force: {reason}"
                 self._report.error(text)
                 status = text.replace("\n", " ")  # it would end the assignment
             else:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -29,6 +30,7 @@ from appserver import daemon, following, launching
 from appserver.following import Follower
 from appserver.identity import Service
 from appserver.launching import FORMER_END_SECONDS, LaunchError, Launching, wait_for_former
+from appserver.listener import Listener
 from appserver.procfs import boot_id, process_stat
 from appserver.recordformat import Request, State
 from appserver.records import LAUNCHER_LOCK, Records
@@ -37,6 +39,7 @@ from appserver.settings import ServerSettings
 from appserver.sockets import open_listening_sockets
 from appserver.statelock import StateDirError
 from appserver.supervisor import Supervisor
+from pki.errors import SettingsError
 from pki.material import Keys
 
 PATIENCE_SECONDS = 40
@@ -188,3 +191,24 @@ async def test_sockets_are_closed_where_the_supervisor_does_not_start(
     with pytest.RaisesGroup(LookupError, flatten_subgroups=True):
         await daemon.run_daemon(settings, lambda: settings, trust(HOST), Log().as_report())
     assert [each.socket.fileno() for each in opened] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("can't start new thread"), "RuntimeError: can't start new thread"),
+        (MemoryError(), "MemoryError"),
+        (SettingsError("the file is wrong"), "in force: the file is wrong"),
+    ],
+)
+async def test_reload_that_cannot_be_made_leaves_all_in_force(error: Exception, said: str) -> None:
+    def reread() -> ServerSettings:
+        raise error
+
+    log = Log()
+    settings = cast("ServerSettings", None)
+    supervisor, listener = cast("Supervisor", None), cast("Listener", None)  # nothing is taken over
+    made = daemon._Daemon(settings, reread, log.as_report(), supervisor, listener)
+    await made._reload()
+    assert "reload failed, the old configuration and keys stay in force: " in log.text
+    assert said in log.text

@@ -60,13 +60,17 @@ class Permissions:
     async def _wrong_program(self, grant: Grant, verb: Verb, program: str) -> str | None:
         if grant.patterns(verb) is None:
             return None
+        patterns = f"the patterns of this manager's section {grant.name!r}"
         with trio.move_on_after(JUDGE_SECONDS) as patience:
-            if await trio.to_thread.run_sync(
-                permits, grant, verb, program, abandon_on_cancel=True, limiter=self._judging
-            ):
-                return None
+            try:
+                if await trio.to_thread.run_sync(
+                    permits, grant, verb, program, abandon_on_cancel=True, limiter=self._judging
+                ):
+                    return None
+            except RuntimeError as error:  # there is no thread to be had: who cannot be judged may not
+                return f"{patterns} cannot be looked at now ({error}): try again"
         if patience.cancelled_caught:
-            return f"the patterns of this manager's section {grant.name!r} lie on a file system that hangs: try again"
+            return f"{patterns} lie on a file system that hangs: try again"
         return f"this manager's section {grant.name!r} does not permit to {_IN_WORDS[verb]} {program!r}"
 
 

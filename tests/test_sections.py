@@ -264,6 +264,24 @@ async def test_a_pattern_that_hangs_refuses_that_manager_and_delays_no_start_of_
         over.set()
 
 
+async def test_a_pattern_for_which_there_is_no_thread_refuses_that_manager_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: object, **__: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    async with serving(Guest(tmp_path)) as guest:
+        await started(guest)
+        confine(guest, Grant("stranger", attach=("/bin/*",)))
+        monkeypatch.setattr("trio.to_thread.run_sync", no_thread)
+        stranger = Manager(STRANGER)
+        await guest.supervisor.watch(stranger, OWN, TERMS)
+        code, text = await stranger.refusal()
+        assert code == "rule"
+        assert "cannot be looked at now (can't start new thread): try again" in text
+
+
 async def test_every_attachment_is_a_line_that_names_the_certificate(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         await started(guest)

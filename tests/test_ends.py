@@ -50,14 +50,13 @@ HOLDER = (
 
 
 DIES_AS_IT_FORKS = """
-import os, signal, socket, time
+import os, signal, socket
 orders = socket.socket(fileno=0)
 orders.send(b'{{"ready": true}}')
 orders.recv(4096)
 if os.fork():
     os.kill(os.getpid(), signal.SIGKILL)
-while not os.path.exists("over"):  # a waiter that has not come to close the socket of the orders
-    time.sleep(0.01)
+orders.recv(1)  # a waiter that has not come to close the socket of the orders, until the server does
 """
 
 
@@ -115,15 +114,12 @@ async def test_launcher_that_dies_as_it_forks_costs_the_order_only(
     records, log = prepared(tmp_path), Log()
     monkeypatch.setattr(launching, "_BOOTSTRAP", f"import os; os.chdir({{state_dir!r}}){DIES_AS_IT_FORKS}")
     made = Launching(records, {"PATH": os.defpath}, log.as_report())
-    try:
-        with trio.fail_after(PATIENCE_SECONDS):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(made.serve)
-                with pytest.raises(LaunchError, match="3 launchers died over it"):
-                    await made.order("launch", RUN)
-                nursery.cancel_scope.cancel()
-    finally:
-        (Path(records.state_dir) / "over").touch()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(made.serve)
+            with pytest.raises(LaunchError, match="3 launchers died over it"):
+                await made.order("launch", RUN)
+            nursery.cancel_scope.cancel()
     assert log.count("the launcher ended with signal 9") == 3
 
 

@@ -160,7 +160,7 @@ async def talk_until_the_server_ends(place: Place) -> None:
 async def come_and_go(place: Place) -> None:
     manager = await place.greeted()
     await manager.say(Bye())
-    await manager.hear_closed()
+    await manager.hear_cut()
     place.listener.max_sessions = 0
     refused = await place.dial().hear()
     assert isinstance(refused, Refused)
@@ -209,8 +209,9 @@ async def one_connection(probe: Probe) -> None:
             with probe.peer():
                 assert isinstance(await manager.hear(), Greeting)
                 await manager.say(HELLO, RUN, Poll(2), Bye())
-                while await manager.hear() is not CLOSED:
-                    pass
+                with pytest.raises(trio.BrokenResourceError):  # who says `bye` is not told the goodbye of TLS
+                    while await manager.hear() is not CLOSED:
+                        pass
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk)

@@ -278,12 +278,8 @@ def _watch(
     async def drive() -> int:
         now = trio.current_time()
         run_id = options.run_id or os.urandom(RUN_ID_BYTES).hex()
-        manager = Manager(
-            options,
-            run_id,
-            now - (time.perf_counter() - began),
-            clock_offset_seconds=time.monotonic() - now,
-        )
+        begin = now - (time.perf_counter() - began)
+        manager = Manager(options, run_id, begin, clock_offset_seconds=time.monotonic() - now)
         with written_late(report, LOG_SECONDS):
             return await watch(
                 manager,

@@ -161,3 +161,14 @@ def fill(directory: Path) -> Path:
     with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         file.writelines(itertools.repeat(b"x" * 4096))
     return path
+
+
+def kernel_that_takes(taken: int | None) -> Callable[[int, bytes], int]:
+    """Give an `os.write` that takes so many bytes, or finds the connection broken."""
+
+    def write(_descriptor: int, _data: bytes) -> int:
+        if taken is None:
+            raise BrokenPipeError
+        return taken
+
+    return write

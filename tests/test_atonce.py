@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from fakes import kernel_that_takes
 
 from appserver.atonce import MAX_AT_ONCE_BYTES, close_at_once, send_at_once
 
@@ -91,13 +92,8 @@ async def test_a_connection_that_is_known_to_be_broken_is_left_to_the_ordinary_w
 async def test_a_connection_that_breaks_just_now_is_told_as_broken(
     taken: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(*_: object) -> int:
-        if taken is None:
-            raise BrokenPipeError
-        return taken
-
     async with connected() as (near, _):
-        monkeypatch.setattr("appserver.atonce.os.write", write)
+        monkeypatch.setattr("appserver.atonce.os.write", kernel_that_takes(taken))
         with pytest.raises(trio.BrokenResourceError):
             send_at_once(near, b"farewell")
         monkeypatch.undo()

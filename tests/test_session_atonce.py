@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
+from fakes import kernel_that_takes
 from test_atonce import connected
 from test_session import ENDED, HELLO, OWN, RUN, SERVICE, Pair, conversation
 
@@ -92,13 +93,8 @@ async def test_manager_that_takes_nothing_holds_up_nobody_who_tells_it() -> None
 async def test_connection_that_breaks_as_the_end_is_told_is_given_up(
     taken: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(*_: object) -> int:
-        if taken is None:
-            raise BrokenPipeError
-        return taken
-
     async with over_tls() as pair:
-        monkeypatch.setattr("appserver.atonce.os.write", write)
+        monkeypatch.setattr("appserver.atonce.os.write", kernel_that_takes(taken))
         tell_end(pair)
         monkeypatch.undo()
         tell_end(pair)  # after a record that is half sent nothing may be said

@@ -43,7 +43,7 @@ test: $(STAMP)
 
 # Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -q -m long -o faulthandler_timeout=600
+	$(BIN)/python -m pytest -q -m long -o timeout=900
 
 # Other tools judge the listening port and the certificates. Each has an environment of its own: it wants other versions of what we use.
 test-keys: $(STAMP) .venv-scan/.installed .venv-lint/.installed
@@ -68,7 +68,7 @@ test-network: $(STAMP)
 test-cluster: $(STAMP)
 	tests/cluster/install
 	$(BIN)/python -m pytest -q -n 2 -m cluster tests/test_cluster_agent.py
-	$(BIN)/python -m pytest -q -s -m cluster -o faulthandler_timeout=300 tests/test_cluster.py tests/test_cluster_stand.py
+	$(BIN)/python -m pytest -q -s -m cluster -o timeout=600 tests/test_cluster.py tests/test_cluster_stand.py
 
 # The same cluster, up until it is ended, to play with: see "A cluster to play with" in docs/cluster.md.
 cluster: $(STAMP)
@@ -77,7 +77,7 @@ cluster: $(STAMP)
 
 # This version and those that were released, side by side under running applications. Each release has an environment of its own.
 test-upgrade: $(STAMP)
-	$(BIN)/python -m pytest -q -s -m upgrade -o faulthandler_timeout=300 tests/test_upgrade.py
+	$(BIN)/python -m pytest -q -s -m upgrade -o timeout=600 tests/test_upgrade.py
 
 # Keeps programs, a conversation and records of COMMIT for the tests of all later versions. Root. See CONTRIBUTING.md.
 COMMIT ?= HEAD
@@ -86,20 +86,20 @@ record-release: $(STAMP)
 
 # The units under a real systemd, process 1 of a container. Its root file system is built once, into build/.
 test-systemd: $(STAMP)
-	$(BIN)/python -m pytest -q -s -m systemd -o faulthandler_timeout=600 tests/test_systemd.py
+	$(BIN)/python -m pytest -q -s -m systemd -o timeout=900 tests/test_systemd.py
 
 # What a manager may say, and what may happen, in any order. SECONDS is for each of the machines; a failure prints its steps.
 SECONDS ?= 60
 fuzz: $(STAMP)
-	FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m fuzz -o faulthandler_timeout=0
+	FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m fuzz -o timeout=0
 
 # A thousand strangers at once, beside thirty managers; and what a server without descriptors does.
 test-strangers: $(STAMP)
-	$(BIN)/python -m pytest -q -s -m strangers -o faulthandler_timeout=300 tests/test_strangers.py tests/test_descriptors.py
+	$(BIN)/python -m pytest -q -s -m strangers -o timeout=600 tests/test_strangers.py tests/test_descriptors.py
 
 # Every byte of a record, and the real server on full, read-only, removed and failing disks. Root for most of the latter.
 test-disk: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m disk -o faulthandler_timeout=300
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m disk
 
 # Random faults: some five runs a second on two cores. RUNS and SEED choose how many and which.
 RUNS ?= 300
@@ -122,7 +122,7 @@ packages: $(STAMP)
 
 # Built, judged, installed, upgraded under running applications and removed, in a small Debian of its own. Root.
 test-packages: $(STAMP)
-	$(BIN)/python -m pytest -q -s -m packages -o faulthandler_timeout=600 tests/test_packages.py
+	$(BIN)/python -m pytest -q -s -m packages -o timeout=900 tests/test_packages.py
 
 # What pins.txt says of the libraries in them is decided anew.
 pins: $(STAMP)

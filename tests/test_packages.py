@@ -6,6 +6,7 @@ Each test works in a fresh copy of a small Debian that the build of the containe
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,7 +31,11 @@ TOOLS = {**build_packages.TOOLS, "lintian": "lintian", "rpmlint": "rpmlint", "rp
 NAMES = ("cmapp-host", "cmapp-guest", "cmapp-common")
 UNITS = ("cmappmgr@.service", "cmappserver.service")
 LATER = "+later1"
+MANAGER_SECONDS = 120
+"""Until a manager has ended that has every reason to; a second or two on an idle machine."""
+
 KEPT = "keyStore=/opt/hp/cmappserver/server.private\ntrustStore=/opt/hp/cmappserver/client.public\nmaxProcesses=7\n"
+UNWATCHED = "until test -e /root/end; do sleep 0.1; done; exit 42"
 HOST_CONFIG = """\
 keyStore=/etc/cmcluster/cmappmgr/client.private
 guest:
@@ -225,15 +230,17 @@ def test_an_upgrade_leaves_applications_running_and_keeps_statuses(built: Built,
     assert machine.try_to("systemctl", "is-active", "cmappserver").stdout.strip() == "inactive", "without keys"
     set_up(machine)
 
-    watched, unwatched = ("/bin/sleep", "4711"), ("/bin/sh", "-c", "sleep 1.5; exit 42")
+    watched, unwatched = ("/bin/sleep", "4711"), ("/bin/sh", "-c", UNWATCHED)
     manager = machine.start(*manager_words(*watched))
     try:
         wait_until("the application runs", lambda: pid_of(machine, *watched) != "")
         # Its manager is killed: nobody is there to collect how it ends.
         lost = machine.start(*manager_words(*unwatched))
         wait_until("the second one runs", lambda: pid_of(machine, *unwatched) != "")
-        machine.run("pkill", "-KILL", "--full", "exit 42$")
-        lost.communicate()
+        machine.run("pkill", "-KILL", "--full", "cmappmgr.*exit 42$")
+        lost.communicate(timeout=MANAGER_SECONDS)
+        machine.path("/root/end").touch()
+        wait_until("the second one has ended", lambda: pid_of(machine, *unwatched) == "")
         pid, server = pid_of(machine, *watched), machine.unit("cmappserver", "MainPID")
         digests = kept_digests(machine)
 
@@ -247,16 +254,17 @@ def test_an_upgrade_leaves_applications_running_and_keeps_statuses(built: Built,
         assert kept_digests(machine) == digests, "the upgrade touched configuration or keys"
 
         told = machine.start(*manager_words(*unwatched))
-        assert "ended without a manager" in told.communicate(timeout=60)[1]
+        said = told.communicate(timeout=MANAGER_SECONDS)[1]
+        assert re.search(r"ended without a manager after .*: .*42", said), said
         renew_in_pem(machine)
         machine.run("kill", "-TERM", pid)
-        said = manager.communicate(timeout=60)[1]
+        said = manager.communicate(timeout=MANAGER_SECONDS)[1]
         assert manager.returncode == 128 + 15, said
         assert said.count("contact with the node guest is back") == 2, said
         print(said.strip())
     finally:
         manager.kill()
-        manager.communicate()
+        manager.communicate(timeout=MANAGER_SECONDS)
 
 
 def test_removing_ends_no_application_and_purging_no_key(built: Built, machine: Machine) -> None:
@@ -287,7 +295,7 @@ def test_removing_ends_no_application_and_purging_no_key(built: Built, machine: 
         assert {"server.private", "client.public", "cmappserver.conf"} <= left
     finally:
         manager.kill()
-        manager.communicate()
+        manager.communicate(timeout=MANAGER_SECONDS)
 
 
 def rpm(root: Path, *words: str) -> str:

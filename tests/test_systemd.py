@@ -193,8 +193,8 @@ def test_server_is_active_only_when_it_listens(machine: Machine) -> None:
     assert not answers(machine)
     assert starting.poll() is None
     machine.run("pkill", "-f", "sleep 100$")
-    holder.communicate()
-    starting.communicate()
+    holder.communicate(timeout=MANAGER_SECONDS)
+    starting.communicate(timeout=MANAGER_SECONDS)
     assert starting.returncode == 0
     assert answers(machine)
     say("activating while it did not listen, active when it did")

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from container.rootfs import ENVIRONMENT, CommandFailed, NoContainer
 
-COMMAND_SECONDS = 60
-BOOT_SECONDS = 60
+COMMAND_SECONDS = 120
+"""A second on an idle machine, also for what installs packages; a disk that is slow to sync takes its time."""
+
+BOOT_SECONDS = 120
 """Half a second on an idle machine."""
 
 OFF_SECONDS = 60
@@ -37,9 +39,13 @@ class Machine:
 
     @property
     def words(self) -> list[str]:
-        """What to put before a command to have it run inside."""
+        """What to put before a command to have it run inside.
+
+        Inside is a child of what is started here. It goes with its parent: otherwise it would hold the pipes of one
+        that was killed, and whoever reads them to their end would wait for it.
+        """
         inside = ["nsenter", "--target", str(self.leader), *(f"--{kind}" for kind in ("mount", "uts", "ipc", "net"))]
-        return [*inside, "--pid", "--cgroup", "--root", "--wd=/"]
+        return [*inside, "--pid", "--cgroup", "--root", "--wd=/", "setpriv", "--pdeathsig", "KILL"]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command inside, with pipes for what it says."""

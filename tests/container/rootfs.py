@@ -30,6 +30,8 @@ TOOLS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "sys
 BUILD_SECONDS = 600
 """Under a minute where the mirror is near."""
 
+COMMAND_SECONDS = 300
+"""For a command in a root file system that is not booted; seconds on an idle machine."""
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "SYSTEMD_PAGER": ""}
 """Of every command inside."""
@@ -109,11 +111,17 @@ def open_copy(root: Path) -> Iterator[Path]:
 
 def run_in(root: Path, *words: str) -> str:
     """Run a command in a root file system that is not booted, with processes and a /proc of its own and this machine's
-    network; give what it printed. Raises CommandFailed.
+    network; give what it printed. Raises CommandFailed; subprocess.TimeoutExpired after COMMAND_SECONDS.
     """
     apart = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc", "chroot", str(root)]
     done = subprocess.run(
-        [*apart, *words], env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*apart, *words],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_SECONDS,
     )
     if done.returncode:
         raise CommandFailed(f"{' '.join(words)}: status {done.returncode}: {done.stdout}{done.stderr}".strip())

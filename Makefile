@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv test test-long test-keys test-disk test-strangers test-network test-cluster cluster test-systemd test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
+.PHONY: help venv test test-oldest test-long test-keys test-disk test-strangers test-network test-cluster cluster test-systemd test-upgrade record-release fuzz chaos mutation bench packages test-packages pins check format coverage demo clean
 
 help:
 	@echo 'make test      set up and run the tests'
+	@echo 'make test-oldest the same tests with the oldest libraries that pyproject.toml allows (PyPI; two minutes)'
 	@echo 'make test-long every exit code and signal, hundreds of runs (minutes)'
 	@echo 'make test-keys what other tools say of the port and the keys (minutes)'
 	@echo 'make test-strangers a thousand strangers at the port, no descriptors (two minutes)'
@@ -40,6 +41,18 @@ $(STAMP): pyproject.toml
 # Side by side, one process for each core, but not more than four: the timing of real processes is tested too.
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# The same with the oldest release of each library that pyproject.toml allows, in an environment of their own.
+test-oldest: .venv-oldest/.installed
+	@echo "with $$(tr '\n' ' ' < .venv-oldest/oldest.txt)"
+	.venv-oldest/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+.venv-oldest/.installed: $(STAMP) tests/oldest.py
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(BIN)/python tests/oldest.py > .venv-oldest/oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip >= 25.1'
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group test --constraint .venv-oldest/oldest.txt
+	touch $@
 
 # Every exit code and signal, and what hundreds of runs leave behind: some five minutes.
 test-long: $(STAMP)
@@ -160,4 +173,4 @@ demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 clean:
-	rm -rf .venv .venv-releases .venv-scan .venv-lint .venv-mutation .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-releases .venv-scan .venv-lint .venv-mutation .venv-oldest .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from oldest import LOADED_BY_TRIO
 
 from appserver.beforehand import NEEDED_AT_ANY_TIME
 from pki.answers import LASTING
-from pki.later import UNUSED_OF_TRIO_HERE
+from pki.later import UNUSED_BY_TRIO_HERE, UNUSED_OF_TRIO_HERE
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +39,17 @@ NOT_FOR_SERVERS = {"trio._repl", "trio._highlevel_serve_listeners", *UNUSED_OF_T
 
 ONLY_FOR_DOCUMENTATION = {"Signature"}
 """What trio asks of `inspect` where its own pages are made."""
+
+
+ASKED_AS_IT_IS_IMPORTED = {"isasyncgenfunction", "iscoroutinefunction", "isgeneratorfunction"}
+"""What a trio that loads `inspect` itself asks of it then, and never later."""
+
+IMPORTED = """
+import sys
+from pki.later import import_trio
+import_trio()
+print(*[name for name in sys.argv[1:] if type(sys.modules.get(name)).__name__ == "module"])
+"""
 
 
 def trio_of_a_server() -> list[ast.Module]:
@@ -85,7 +97,14 @@ def test_nothing_of_it_waits_any_more() -> None:
 def test_all_that_trio_asks_of_inspect_is_known_without_it() -> None:
     asked = {name for tree in trio_of_a_server() for name in asked_of("inspect", tree)}
     assert "iscoroutine" in asked
-    assert asked - ONLY_FOR_DOCUMENTATION <= set(LASTING["inspect"])
+    asked_of_the_real_one = ASKED_AS_IT_IS_IMPORTED if "inspect" in LOADED_BY_TRIO else set()
+    assert asked - ONLY_FOR_DOCUMENTATION - asked_of_the_real_one <= set(LASTING["inspect"])
+
+
+def test_the_import_of_trio_loads_what_cannot_wait_with_its_release_and_no_more() -> None:
+    words = [sys.executable, "-c", IMPORTED, *UNUSED_BY_TRIO_HERE, *UNUSED_OF_TRIO_HERE, "dis"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert set(done.stdout.split()) == LOADED_BY_TRIO
 
 
 def test_trio_logs_only_errors_of_async_generators_and_of_instruments() -> None:

@@ -323,6 +323,8 @@ def _load_for_later() -> None:
     """
     # Files in the middle of an upgrade raise anything: half of one, or those of two versions. Watching needs none.
     with contextlib.suppress(Exception):
+        import hashlib  # noqa: F401  (whose key it is)
+
         from trio.to_thread import run_sync  # noqa: F401
 
 

@@ -17,6 +17,7 @@ from pki.later import load_now
 NEEDED_AT_ANY_TIME: Final = (
     "fcntl",
     "grp",
+    "hashlib",
     "pwd",
     "resource",
     "shlex",

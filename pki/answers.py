@@ -1,9 +1,9 @@
 """What modules answer to libraries that are being imported, without being loaded (see `later`).
 
 Some libraries use a module as soon as they have imported it, for a thing that needs next to nothing of it: they make a
-logger that hardly anybody logs to, derive a class that nobody makes, ask for a word, have a value checked that is
-always right. Only what the documentation of a module promises is answered, whichever library asks. Any other name loads
-the module, and once the import is over so does every one, but for `LASTING`.
+logger that hardly anybody logs to, derive a class that nobody makes, ask for a word, lay out a docstring, have a value
+checked that is always right. Only what the documentation of a module promises is answered, whichever library asks. Any
+other name loads the module, and once the import is over so does every one, but for `LASTING`.
 
 Measured (Python 3.11, trio 0.35): 1.4 of 14 MiB of a manager.
 """
@@ -109,6 +109,21 @@ def _instance_of(module: ModuleType, _: Callable[[Loaded], None]) -> object:
     return partial(_InstanceOf, module)
 
 
+def _dedent(_: ModuleType, __: Callable[[Loaded], None]) -> object:
+    return _dedented
+
+
+def _dedented(text: str) -> str:
+    """Take from the lines of a text the blanks with which all of them begin, as `textwrap.dedent` does."""
+    lines = [line if line.strip(" \t") else "" for line in text.split("\n")]
+    filled = sorted(line for line in lines if line) or [""]
+    first, last = filled[0], filled[-1]  # what these two begin with, all do
+    width = 0
+    while first[width : width + 1] in {" ", "\t"} and first[width] == last[width]:
+        width += 1
+    return "\n".join(line[width:] for line in lines)
+
+
 def _python_implementation(_: ModuleType, __: Callable[[Loaded], None]) -> object:
     return lambda: "CPython"
 
@@ -117,6 +132,7 @@ ANSWERS: Final[dict[str, Answer]] = {
     "ast.NodeVisitor": _node_visitor,
     "attr.validators.instance_of": _instance_of,
     "logging.getLogger": _get_logger,
+    "textwrap.dedent": _dedent,
 }
 """By the full name of what is asked for."""
 

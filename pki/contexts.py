@@ -67,12 +67,10 @@ _REASONS = {
 class Peer:
     """An accepted peer.
 
-    `fingerprint` is SHA-256 as keytool prints it (`AB:CD:…`); `subject` has no control characters; `alias` is the
-    pin's name in the trust store, `None` for a certificate issued by an authority there; `warning` says that it is
-    accepted though it is out of date.
+    `subject` has no control characters; `alias` is the pin's name in the trust store, `None` for a certificate issued
+    by an authority there; `warning` says that it is accepted though it is out of date.
     """
 
-    fingerprint: str
     subject: str
     alias: str | None
     warning: str | None
@@ -115,11 +113,11 @@ def judge_peer(
     for pin in material.pins:
         if pin.der == der:
             if wrong is None:
-                return Peer(described.fingerprint, described.subject, pin.alias, None)
+                return Peer(described.subject, pin.alias, None)
             if material.expired_pins == "refuse":
                 raise PeerRefused(f"the certificate of {described} {wrong}, and expiredPins=refuse is set")
             warning = f"the certificate of {described} {wrong}: make new keys soon"
-            return Peer(described.fingerprint, described.subject, pin.alias, warning)
+            return Peer(described.subject, pin.alias, warning)
     if wrong is not None:
         raise PeerRefused(
             f"the certificate of {described} {wrong}; an authority issued it, so it must be in date: have it renewed"
@@ -134,7 +132,7 @@ def judge_peer(
             f"the certificate of {described} was issued by a trusted authority but not for {name!r}: "
             f"it carries {', '.join(sorted(names)) or 'no name'} as SAN"
         )
-    return Peer(described.fingerprint, described.subject, None, None)
+    return Peer(described.subject, None, None)
 
 
 def heed_dates(context: ssl.SSLContext, material: Material, now_unix: float) -> None:

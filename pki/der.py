@@ -13,12 +13,11 @@ time that their length bounds.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import final
 
-from pki.frozen import dataclass
+from pki.frozen import dataclass, field
 
 MAX_REMEMBERED = 64
 """Descriptions kept: the pins of a store and a few peers are looked at again at every handshake."""
@@ -56,14 +55,19 @@ class Moment:
 class Description:
     """What a certificate says of itself.
 
-    `fingerprint` is SHA-256 as keytool prints it (`AB:CD:…`); `subject` has the most specific part first and no control
-    characters; `begins` and `ends` are the first and the last moment at which it is valid.
+    `der` is all of it; `subject` has the most specific part first and no control characters; `begins` and `ends` are
+    the first and the last moment at which it is valid.
     """
 
-    fingerprint: str
+    der: bytes = field(repr=False)
     subject: str
     begins: Moment
     ends: Moment
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 as keytool prints it (`AB:CD:…`)."""
+        return fingerprint(self.der)
 
     def __str__(self) -> str:
         return f"{self.subject} (SHA-256 {self.fingerprint})"
@@ -80,13 +84,15 @@ def describe(der: bytes) -> Description:
             del fields[0]
         (_, validity), (_, subject) = fields[3], fields[4]
         begins, ends = (_moment(tag, value) for tag, value in _items(validity))
-        return Description(fingerprint(der), _subject(subject), begins, ends)
+        return Description(der, _subject(subject), begins, ends)
     except (IndexError, ValueError) as error:
         raise ValueError("not the DER bytes of a certificate") from error
 
 
 def fingerprint(der: bytes) -> str:
     """Give the SHA-256 fingerprint of a certificate as keytool prints it."""
+    import hashlib  # 1 ms, and most managers never name a certificate
+
     digest = hashlib.sha256(der).hexdigest().upper()
     return ":".join(digest[start : start + 2] for start in range(0, len(digest), 2))
 

@@ -123,14 +123,14 @@ class Reminder:
     """Remembers what was said when, and gives what is to be said now."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, Stage], tuple[float, float]] = {}
+        self._said: dict[tuple[bytes, Stage], tuple[float, float]] = {}
 
     def due(self, certificates: Iterable[Watched], now_unix: float, now_monotonic: float) -> list[str]:
         """Give the lines that are due. What is not among `certificates` any more is forgotten after a day."""
         self._said = {key: said for key, said in self._said.items() if not _a_day_ago(said, now_unix, now_monotonic)}
         lines: list[str] = []
         for each in certificates:
-            key = each.certificate.fingerprint, stage(each.certificate, now_unix)
+            key = each.certificate.der, stage(each.certificate, now_unix)
             text = warning(each, now_unix)
             if text is not None and key not in self._said:
                 self._said[key] = now_unix, now_monotonic

@@ -54,6 +54,7 @@ UNUSED_BY_TRIO_HERE: Final = frozenset({
     "shutil",
     "subprocess",
     "tempfile",
+    "textwrap",
     "tokenize",
     "traceback",
 })

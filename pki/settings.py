@@ -14,6 +14,7 @@ for them.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -111,7 +112,7 @@ def _decode(data: bytes, path: str) -> str:
     # A comment may be in any encoding: the old files are older than UTF-8 on their hosts.
     lines = [b"#" if line.lstrip().startswith(b"#") else line for line in data.split(b"\n")]
     try:
-        return b"\n".join(lines).decode("utf-8-sig")
+        return b"\n".join(lines).removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         for number, line in enumerate(lines, 1):
             _require_utf8(line, f"{path}:{number}")

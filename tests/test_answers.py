@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pki.answers import LASTING
+from pki.answers import ANSWERS, LASTING
 
 LIBRARY = """
 import ast, logging, platform
@@ -185,6 +188,13 @@ def test_the_state_of_a_coroutine_is_told_as_by_the_library() -> None:
     assert states == ["CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED"]
     for word in states:
         assert LASTING["inspect"][word] == getattr(inspect, word)
+
+
+@given(st.text("\t \nab", max_size=60))
+def test_a_text_is_laid_out_as_by_the_library(text: str) -> None:
+    light = ANSWERS["textwrap.dedent"](textwrap, lambda _: None)
+    assert callable(light)
+    assert light(text) == textwrap.dedent(text)
 
 
 def test_what_a_module_has_as_it_waits_is_its_own_once_it_is_loaded(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pki import certificates
 from pki.certificates import Purpose, issue
-from pki.der import SECONDS_PER_DAY, Description, Moment, describe
+from pki.der import SECONDS_PER_DAY, Description, Moment, describe, fingerprint
 from pki.expiry import REMINDER_SECONDS, WARNING_DAYS, Reminder, Watched, fault, out_of_date, warning, watched_in
 from pki.material import Material, Pin
 
@@ -59,12 +59,12 @@ def test_hostile_bytes_are_described_or_refused_and_nothing_else(junk: bytes, at
 def certificate(*, days: float = 40.0) -> Description:
     """One that ends so many days after the moment 0."""
     ends = round(days * SECONDS_PER_DAY)
-    return Description("AB:CD", "CN=x", Moment(ends - 500 * SECONDS_PER_DAY, "then"), Moment(ends, "some day"))
+    return Description(b"x", "CN=x", Moment(ends - 500 * SECONDS_PER_DAY, "then"), Moment(ends, "some day"))
 
 
-def watched(days: float, name: str = "AB:CD") -> Watched:
+def watched(days: float, der: bytes = b"x") -> Watched:
     made = certificate(days=days)
-    return Watched("our own certificate", Description(name, made.subject, made.begins, made.ends), "make new keys")
+    return Watched("our own certificate", Description(der, made.subject, made.begins, made.ends), "make new keys")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def watched(days: float, name: str = "AB:CD") -> Watched:
 )
 def test_what_is_said_of_a_certificate_counts_days_as_people_do(days: float, words: str | None) -> None:
     text = warning(watched(days), 0.0)
-    assert text == (f"our own certificate, CN=x (SHA-256 AB:CD), {words}" if words else None)
+    assert text == (f"our own certificate, CN=x (SHA-256 {fingerprint(b'x')}), {words}" if words else None)
 
 
 def test_only_what_is_out_of_date_is_a_fault() -> None:
@@ -117,8 +117,8 @@ def test_a_clock_that_jumps_over_the_end_is_news_at_once() -> None:
 
 def test_each_certificate_has_its_own_reminder_and_a_new_one_is_named_at_once() -> None:
     reminder = Reminder()
-    assert len(reminder.due([watched(20, "A"), watched(50, "B")], 0.0, 0.0)) == 1
-    assert len(reminder.due([watched(20, "A"), watched(20, "C")], 60.0, 60.0)) == 1
+    assert len(reminder.due([watched(20, b"a"), watched(50, b"b")], 0.0, 0.0)) == 1
+    assert len(reminder.due([watched(20, b"a"), watched(20, b"c")], 60.0, 60.0)) == 1
 
 
 def test_our_own_chain_and_every_pin_are_watched() -> None:

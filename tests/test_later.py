@@ -298,16 +298,18 @@ import trio
 from appmgr.cli import _load_for_later
 if sys.argv[1] == "settled":
     _load_for_later()
+from pki.der import fingerprint
 sys.meta_path.clear()  # nothing more is found
 async def look_up():
     return await trio.to_thread.run_sync(lambda: 7)
 assert trio.run(look_up) == 7
+assert fingerprint(b"").startswith("E3:B0:C4:42")
 """
 
 
 @pytest.mark.parametrize("when", ["settled", "at once"])
-def test_a_manager_that_has_settled_can_use_threads_when_its_files_are_gone(when: str) -> None:
-    # As it does when the guest has another key, and it looks into its trust store.
+def test_a_manager_that_has_settled_can_use_threads_and_name_certificates_when_its_files_are_gone(when: str) -> None:
+    # As it does when the guest has another key, and it looks into its trust store and says whose it is.
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_FILES, when], cwd=Path(__file__).parent.parent, capture_output=True, check=False
     )

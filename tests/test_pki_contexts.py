@@ -129,7 +129,6 @@ def test_two_ends_that_pin_each_other_meet_over_tls_13_without_tickets() -> None
     assert judge(client, ends[1], "g1").alias == "pin0"
     peer = judge(server, ends[0])
     assert (peer.subject, peer.alias, peer.warning) == ("CN=host1", "pin0", None)
-    assert peer.fingerprint == HOST.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
     assert not ends[1].tls.session.has_ticket  # type: ignore[union-attr]  # there is a session after a handshake
 
 

@@ -29,6 +29,7 @@ from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
 from pki.answers import ANSWERS, LASTING, Answer, Loaded
+from pki.methods import compiled_when_called
 
 if TYPE_CHECKING:
     from importlib.abc import Loader
@@ -340,7 +341,10 @@ def import_trio() -> None:
         before = namespace.get("find_library")
         namespace["find_library"] = lambda _name: None
         try:
-            import trio  # noqa: F401
+            with contextlib.suppress(ImportError):  # a trio without it
+                importlib.import_module("attr")
+            with compiled_when_called("attr._make"):
+                import trio  # noqa: F401
         finally:
             del namespace["find_library"]
             if before is not None:

@@ -76,7 +76,6 @@ NOT_IN_A_MANAGER = HEAVY | {
     "dataclasses",
     "dis",
     "encodings.idna",
-    "encodings.utf_8_sig",
     "gettext",
     "hashlib",
     "hmac",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from oldest import LOADED_BY_TRIO
+from oldest import LOADED_WITH_TRIO
 
 from appserver.beforehand import NEEDED_AT_ANY_TIME
 from pki.answers import LASTING
@@ -42,7 +42,7 @@ ONLY_FOR_DOCUMENTATION = {"Signature"}
 
 
 ASKED_AS_IT_IS_IMPORTED = {"isasyncgenfunction", "iscoroutinefunction", "isgeneratorfunction"}
-"""What a trio that loads `inspect` itself asks of it then, and never later."""
+"""What an old trio asks of `inspect` then, and never later."""
 
 IMPORTED = """
 import sys
@@ -97,14 +97,14 @@ def test_nothing_of_it_waits_any_more() -> None:
 def test_all_that_trio_asks_of_inspect_is_known_without_it() -> None:
     asked = {name for tree in trio_of_a_server() for name in asked_of("inspect", tree)}
     assert "iscoroutine" in asked
-    asked_of_the_real_one = ASKED_AS_IT_IS_IMPORTED if "inspect" in LOADED_BY_TRIO else set()
+    asked_of_the_real_one = ASKED_AS_IT_IS_IMPORTED if "inspect" in LOADED_WITH_TRIO else set()
     assert asked - ONLY_FOR_DOCUMENTATION - asked_of_the_real_one <= set(LASTING["inspect"])
 
 
 def test_the_import_of_trio_loads_what_cannot_wait_with_its_release_and_no_more() -> None:
     words = [sys.executable, "-c", IMPORTED, *UNUSED_BY_TRIO_HERE, *UNUSED_OF_TRIO_HERE, "dis"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    assert set(done.stdout.split()) == LOADED_BY_TRIO
+    assert set(done.stdout.split()) == LOADED_WITH_TRIO
 
 
 def test_trio_logs_only_errors_of_async_generators_and_of_instruments() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from oldest import LOADED_BY_TRIO
+from oldest import LOADED_WITH_TRIO
 from pair import MEASURED, NODE, PATIENCE_SECONDS, Guest, open_guest, wait_for_match, wait_until
 
 from bench.measure import descendants, memory_of, memory_together, name_of
@@ -195,6 +195,10 @@ MAX_MEMORY = {"manager": 5.6, "server": 6.0, "waiter": 0.32, "launcher and waite
 """As a multiple of what a bare interpreter has for itself: private memory, and of the launcher with its waiters, which
 share what they can, what they take together. Seen were 4.9, 5.2, 0.23 and 3.1."""
 
+OLDER_PYTHON = 1.25 if sys.version_info < (3, 11) else 1.0
+"""What these are multiplied by with Python 3.10, which is smaller itself, learns nothing while code runs that waiters
+could share, and has a library for groups of exceptions. Seen were 6.4, 7.2, 0.36 and 4.8."""
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -318,7 +322,7 @@ def test_a_manager_imports_nothing_that_its_run_does_not_need(lasting: Guest) ->
     assert done.returncode == 0, done.stderr
     names = set(done.stdout.split())
     assert "trio" in names
-    assert not names & NOT_IN_A_MANAGER - LOADED_BY_TRIO
+    assert not names & NOT_IN_A_MANAGER - LOADED_WITH_TRIO
     guest_side = {name.partition(".")[2] for name in names if name.startswith("appserver.")}
     assert guest_side <= OURS_IN_A_MANAGER, "the host's side takes more of the guest's floor than both must agree on"
 
@@ -329,7 +333,7 @@ def test_a_server_loads_nothing_that_it_does_not_need_and_nothing_once_it_serves
     """An upgrade may have taken the files away, and others all descriptors."""
     assert lasting.server is not None
     assert "appserver.supervisor" in readings.server_loaded
-    assert not readings.server_loaded & NOT_IN_A_SERVER - LOADED_BY_TRIO
+    assert not readings.server_loaded & NOT_IN_A_SERVER - LOADED_WITH_TRIO
     assert lasting.run("-service", "/bin/true")[0] == 0
     assert lasting.run("-service", "/nowhere/such")[0] == 1
     assert lasting.run("--action", "stop", "-service", "/bin/sleep", "1000")[0] == 0
@@ -376,7 +380,7 @@ def test_descriptors_of_each_process_are_few(readings: Readings) -> None:
 
 @pytest.mark.parametrize("who", sorted(MAX_MEMORY))
 def test_memory_stays_a_bounded_multiple_of_a_bare_interpreter(readings: Readings, who: str) -> None:
-    assert readings.memory[who] <= MAX_MEMORY[who]
+    assert readings.memory[who] <= MAX_MEMORY[who] * OLDER_PYTHON
 
 
 def test_nothing_of_a_server_is_left_after_a_manager_has_ended(lasting: Guest) -> None:

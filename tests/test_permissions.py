@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import signal
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pair import Guest, is_alive, wait_ended, wait_until
+from pair import Guest, is_alive, wait_ended, wait_for_match, wait_until
 
 if sys.platform == "win32":
     pytest.skip("users and limits of that kind are those of POSIX", allow_module_level=True)
@@ -61,7 +60,7 @@ def test_a_rule_gives_user_groups_directory_environment_and_limits(idle: Guest, 
         "reopened",
     ]
     audit = rf"started '.*, as daemon, asked by {ASKER}"
-    assert re.search(audit, idle.server_log)
+    wait_for_match(lambda: idle.server_log, audit)
 
 
 @as_root
@@ -109,9 +108,9 @@ def test_a_certificate_may_start_attach_and_stop_only_what_its_section_says(idle
     reload(idle)
     status, log = idle.run(*other)
     assert (status, "may not be started by this manager: its section 'clientpublic'" in log) == (1, True)
-    assert re.search(
+    wait_for_match(
+        lambda: idle.server_log,
         r"refused \(rule\): '/bin/sleep' .*; asked by certificate ([0-9A-F]{2}:){31}[0-9A-F]{2} at .*, 'cmappmgr\[",
-        idle.server_log,
     )
     # What it has started it may attach to again, whatever the rules have become since; but not stop.
     first.kill()

@@ -79,7 +79,7 @@ def test_server_killed_and_restarted_while_the_application_runs(guest: Guest) ->
     app.finish()
     assert manager.wait() == 7
     assert app.starts() == 1
-    assert f"pid {pid}" in guest.server_log
+    wait_until(lambda: f"pid {pid}" in guest.server_log)
 
 
 def test_application_ends_while_no_server_runs(guest: Guest) -> None:

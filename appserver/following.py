@@ -56,6 +56,9 @@ MAX_LAUNCHES = 3
 alive would go on forking for ever."""
 
 
+_NUDGE: dict[str, object] = {"event": "state"}
+
+
 class _CannotLook(Exception):
     """No descriptor, or no memory, to read a record with: that says nothing of the run. Try again later."""
 
@@ -163,19 +166,14 @@ class Follower:
             for order in (self._terms, self._stop):
                 if order is not None:
                     self._send(order)
-            while event := await self._receive(connection):
+            is_behind = False
+            while event := await (self._receive_soon if is_behind else self._receive)(connection):
                 if "pid" in event and pidfd is None:
                     with contextlib.suppress(OSError):
                         pidfd = os.pidfd_open(int(str(event["pid"])))
-                told = read_told(event)
-                self._heard = told or self._heard
-                if event.get("event") == "stopping":
-                    self._stop = None
-                    self._stopping()
-                # One of several that wait to be read may be older than what was read from the disk since: the newest
-                # comes last, and none of them takes back what was told.
-                state = self._look() if told is None else self._take(told.state)
-                if state.gone:
+                state = self._hear(event)
+                is_behind = state is None
+                if state is not None and state.gone:
                     return True
             if pidfd is not None:
                 with trio.move_on_after(WAITER_END_SECONDS):
@@ -187,6 +185,23 @@ class Follower:
                 if fd is not None:
                     trio.lowlevel.notify_closing(fd)
                     os.close(fd)
+
+    def _hear(self, event: dict[str, object]) -> State | None:
+        """Tell what an event says or points to; None where it only points to the record, which cannot be read now.
+
+        The connection is kept then: whoever waits at the door would have its descriptor, and the end not be heard.
+        """
+        told = read_told(event)
+        self._heard = told or self._heard
+        if event.get("event") == "stopping":
+            self._stop = None
+            self._stopping()
+        # One of several that wait to be read may be older than what was read from the disk since: the newest comes
+        # last, and none of them takes back what was told.
+        try:
+            return self._look() if told is None else self._take(told.state)
+        except _CannotLook:
+            return None
 
     @staticmethod
     async def _receive(connection: socket.socket) -> dict[str, object] | None:
@@ -202,6 +217,12 @@ class Follower:
                 return None
             event: dict[str, object] = json.loads(data)
             return event
+
+    async def _receive_soon(self, connection: socket.socket) -> dict[str, object] | None:
+        """Give what the waiter says within the pause after which the record is read again, or a nudge to do that."""
+        with trio.move_on_after(RETRY_SECONDS):
+            return await self._receive(connection)
+        return _NUDGE
 
     def _send(self, order: dict[str, object]) -> None:
         # One that cannot be delivered is given again to the next waiter: `_listen` does so on each new connection.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -222,6 +223,41 @@ async def test_a_waiter_is_given_the_orders_and_heard_out(tmp_path: Path, monkey
     assert told == [RUNNING, replace(ENDED, gone=True)]
     assert launcher.orders == []
     assert follower._stop is None
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+async def test_a_waiter_is_heard_out_while_there_are_no_descriptors_to_read_its_record_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_described: bool
+) -> None:
+    """What it says itself counts at once; what it only points to is read as soon as that can be done."""
+    made = record(tmp_path, ENDED)
+    follower, _ = follower_of(made)
+    tell, told = trio.open_memory_channel[State](9)
+    missed = trio.Event()
+    follower._changed = tell.send_nowait
+
+    def read(_: object) -> State:
+        missed.set()
+        raise UnreadableRecordError("no descriptors", errno.EMFILE)
+
+    with listening(made) as listener, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower._listen)
+            connection = await accepted(listener)
+            assert await hear(connection) == {"order": "describe"}
+            with monkeypatch.context() as short:
+                short.setattr(RunRecord, "read_state", read)
+                await say(connection, {"version": 1, "pid": GONE_PID - 1})
+                await missed.wait()
+                if is_described:
+                    await say(connection, {"event": "state", "state": state_to_json(RUNNING), "recorded": True})
+                    assert await told.receive() == RUNNING
+                    await say(connection, {"event": "state"})
+                await trio.testing.wait_all_tasks_blocked()
+            assert await told.receive() == ENDED
+            await say(connection, {"event": "state", "state": state_to_json(replace(ENDED, gone=True))})
+            assert await told.receive() == replace(ENDED, gone=True)
+            connection.close()
 
 
 async def test_a_description_is_kept_through_events_that_tell_nothing(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_an_upgrade_leaves_applications_running_and_keeps_statuses(built: Built,
         print(f"upgraded in {seconds_since(began)}")
         assert machine.unit("cmappserver", "MainPID", "ActiveState") != {**server, "ActiveState": "active"}
         assert machine.unit("cmappserver", "ActiveState") == {"ActiveState": "active"}
-        assert f"cmappserver {this_release(LATER).version} started" in machine.journal("--unit=cmappserver")
+        machine.await_journal(f"cmappserver {this_release(LATER).version} started", "--unit=cmappserver")
         assert pid_of(machine, *watched) == pid, "the application is another process now"
         assert kept_digests(machine) == digests, "the upgrade touched configuration or keys"
 
@@ -282,7 +282,7 @@ def test_removing_ends_no_application_and_purging_no_key(built: Built, machine: 
         # Installed again it is found again, since what is in the state directory was left alone.
         machine.run("dpkg", "--install", *put_debs(machine.root, [deb for deb in built.debs() if "guest" in deb.name]))
         machine.run("systemctl", "enable", "--now", "cmappserver")
-        assert "1 application found again" in machine.journal("--unit=cmappserver")
+        machine.await_journal("1 application found again", "--unit=cmappserver")
 
         machine.run("dpkg", "--remove", "cmapp-guest")
         done = machine.try_to("dpkg", "--purge", "cmapp-guest")

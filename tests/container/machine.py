@@ -92,6 +92,10 @@ class Machine:
         )
         return done.stdout.strip()
 
+    def await_journal(self, text: str, *words: str) -> None:
+        """Wait until the journal tells something; it is a moment later than who has said it."""
+        wait_until(f"{text!r} in the journal", lambda: text in self.journal(*words))
+
     def is_on(self) -> bool:
         return self._keeper.poll() is None
 

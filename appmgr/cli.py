@@ -261,6 +261,7 @@ def _watch(
 
     from appmgr.link import GREETING_SECONDS
     from appmgr.manager import Manager
+    from appmgr.quickend import quick_end
     from appmgr.watch import watch
     from appserver.latelog import written_late
 
@@ -273,7 +274,7 @@ def _watch(
         early.ignore()
         report.info(_exit_line(status))
         _flush()
-        report.leave(status)
+        report.leave(status, end=quick_end)
 
     async def drive() -> int:
         now = trio.current_time()
@@ -321,11 +322,15 @@ def _load_for_later() -> None:
     """Load what another key of the guest will ask for, while it can be had: an upgrade, or somebody who removes the
     package, takes the files of a manager away while it runs.
     """
+    from appmgr.quickend import prepare_quick_end
+
     # Files in the middle of an upgrade raise anything: half of one, or those of two versions. Watching needs none.
     with contextlib.suppress(Exception):
         import hashlib  # noqa: F401  (whose key it is)
 
         from trio.to_thread import run_sync  # noqa: F401
+    with contextlib.suppress(Exception):
+        prepare_quick_end()
 
 
 def _hello(poll_seconds: float, version: int) -> Hello:

@@ -133,10 +133,12 @@ class Report:
         for sink in sinks:
             sink.wait(deadline - time.monotonic())
 
-    def leave(self, status: int, seconds: float = FLUSH_SECONDS) -> NoReturn:
+    def leave(
+        self, status: int, seconds: float = FLUSH_SECONDS, *, end: Callable[[int], NoReturn] | None = None
+    ) -> NoReturn:
         """Write what is queued, for `seconds` at most and `TURN_SECONDS` more for syslog; end with `status`.
 
-        To be called in the main thread, whose alarm it uses.
+        To be called in the main thread, whose alarm it uses. Where there is no `end` to call, `os._exit` is.
         """
         try:
             deadline = time.monotonic() + seconds
@@ -148,7 +150,7 @@ class Report:
             if sinks:
                 self.close(deadline - time.monotonic())
         finally:
-            os._exit(status)  # whatever becomes of the log
+            (end or os._exit)(status)  # whatever becomes of the log
 
     def _write_now(self, sink: Sink, seconds: float) -> bool:
         """Write what a sink has queued, as far as that goes in so many seconds; False where its thread is writing."""

@@ -11,7 +11,7 @@ being imported. A version that has no such module, or does not look that name up
 anything else than functions at its outermost level is compiled at once. The difference that remains is what one sees
 of a function that was not called yet: its parameters are any.
 
-Measured (Python 3.11, trio 0.35, attrs 26.1): 4 of 106 ms of processor time; of 92 functions a manager calls 23.
+Measured (Python 3.11, trio 0.35, attrs 26.1): 4.5 of 93 ms of processor time; of 92 functions a manager calls 23.
 """
 
 from __future__ import annotations

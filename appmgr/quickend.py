@@ -9,18 +9,24 @@ ends. The memory goes with it, when nobody waits any more.
 
 Why that is harmless:
 
-- Nothing of Python runs in it, and nothing that it calls writes anywhere but on its own stack.
+- Nothing of Python runs in it. It has every signal blocked, so that no handler runs in it either, and only a KILL ends
+  it earlier: then it takes the memory apart at once. What `usleep` writes beside its own stack belongs to a thread that
+  makes no use of it any more (errno, and whether it may be cancelled).
+- Its stack is never given back, since what lives in freed memory returns to anywhere.
 - It holds nothing that others could miss: all descriptors are closed before, which is a part of our end in any case (so
   whoever reads our log sees its end with ours, and locks of whoever started us are free), and it is at home in `/`.
-- It ends by itself after `KEEPER_SECONDS`. It ignores the signals that we ignore, so only a KILL ends it earlier, and
-  then it takes the memory apart at once.
-- Its parent is whoever takes orphans in: process 1, which expects them.
-- Where it cannot be had (another system, no process to spare, a sandbox), the process ends as every other does.
+- It has a name and a process group of its own: whoever counts managers by name, or waits until nobody of the manager's
+  group is left, does not see it.
+- It ends by itself after `KEEPER_SECONDS`. Its parent is whoever takes orphans in: process 1, which expects them.
+- Where it cannot be had (another system, no process to spare), the process ends as every other does. So it does where
+  nobody would gain: started by process 1, which as systemd waits for all that is left of a unit, or in a container
+  might not expect orphans. And in a sandbox, which might end us for a call it does not know, with another status.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
@@ -32,13 +38,22 @@ KEEPER_SECONDS = 0.5
 """Longer than hundreds of managers take to end together, and too short to be in the way of anything."""
 
 KEEPER_STACK_BYTES = 16 * 1024
-"""`usleep` needs a fraction of a page, and the frame of a signal three."""
+"""`usleep` needs a fraction of a page; there are no frames of signals."""
+
+KEEPER_NAME = b"cmappmgr-keeper"
+"""What `ps` and `pgrep` call it; 15 bytes is all that the kernel keeps."""
 
 _STACK_ALIGNMENT_BYTES = 64
 """More than any of the kernel's architectures asks for."""
 
 _CLONE_VM = 0x100
 """linux/sched.h. Without a signal in its low byte: nobody is told of the keeper's end."""
+
+_PR_SET_NAME = 15
+"""linux/prctl.h."""
+
+_SIGNALS = (*range(1, 32), *range(35, 65))
+"""The C library has 32 to 34 for itself, and sends them to none but its own threads."""
 
 _ALL = 0xFFFFFFFF
 """The highest number that a descriptor can have, to `close_range`."""
@@ -47,7 +62,8 @@ _ALL = 0xFFFFFFFF
 def quick_end(status: int) -> NoReturn:
     """End the process with `status`, at once; nothing that is buffered is written. No other thread may be needed."""
     try:
-        if sys.platform == "linux":
+        # Most key stores bring ctypes along, else `prepare_quick_end` does. Loading it now costs more than it saves.
+        if sys.platform == "linux" and "ctypes" in sys.modules and os.getppid() > 1:
             _leave_keeper()
     finally:
         os._exit(status)
@@ -55,7 +71,7 @@ def quick_end(status: int) -> NoReturn:
 
 def prepare_quick_end() -> None:
     """Look up beforehand what `quick_end` calls, a quarter of a millisecond that it then need not spare. Raises what
-    `ctypes` does where there will be no keeper.
+    `ctypes` does, and OSError, where there will be no keeper.
     """
     if sys.platform == "linux":
         _library()
@@ -63,28 +79,44 @@ def prepare_quick_end() -> None:
 
 @lru_cache(1)
 def _library() -> tuple[ctypes.PyDLL, int | None]:
-    """Give the C library and the address of `usleep`. Raises OSError, AttributeError."""
-    import ctypes  # loaded by now: the key store was opened with it
+    """Give the C library and the address of `usleep`. Raises OSError, also in a sandbox, and AttributeError."""
+    import ctypes
 
+    with open("/proc/self/status", "rb") as file:
+        if b"\nSeccomp:\t0\n" not in file.read():
+            raise OSError("calls of this process are filtered")
     # The interpreter's lock stays ours in its calls: whichever thread got it would hold up the end.
     library = ctypes.PyDLL(None)
-    for name in ("clone", "close_range"):
+    for name in ("clone", "close_range", "prctl"):
         getattr(library, name, None)  # it remembers them
     return library, ctypes.cast(library.usleep, ctypes.c_void_p).value
+
+
+@lru_cache(1)
+def _stack() -> ctypes.Array[ctypes.c_char]:
+    """Give the keeper's stack, the same one always: it must live on when we have forgotten it."""
+    import ctypes
+
+    return ctypes.create_string_buffer(KEEPER_STACK_BYTES)
 
 
 def _leave_keeper() -> None:
     import ctypes
 
+    if sys.platform == "win32":
+        return
     library, usleep = _library()
-    stack = ctypes.create_string_buffer(KEEPER_STACK_BYTES)
-    top = ctypes.addressof(stack) + KEEPER_STACK_BYTES
+    top = ctypes.addressof(_stack()) + KEEPER_STACK_BYTES
     top -= top % _STACK_ALIGNMENT_BYTES
     microseconds = int(KEEPER_SECONDS * 1_000_000)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    library.prctl(_PR_SET_NAME, KEEPER_NAME)
     _close_all(library)
     os.chdir("/")
     pointer = ctypes.c_void_p
-    library.clone(pointer(usleep), pointer(top), _CLONE_VM, pointer(microseconds))
+    keeper = library.clone(pointer(usleep), pointer(top), _CLONE_VM, pointer(microseconds))
+    if keeper > 0:
+        os.setpgid(keeper, keeper)
 
 
 def _close_all(library: ctypes.PyDLL) -> None:

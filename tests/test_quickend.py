@@ -24,6 +24,7 @@ ENDING = """\
 import sys
 from appmgr import quickend
 quickend.KEEPER_SECONDS = float(sys.argv[2])
+quickend.prepare_quick_end()
 if sys.argv[3:]:
     quickend._library()[0].close_range = lambda *_: -1
 quickend.quick_end(int(sys.argv[1]))
@@ -45,6 +46,37 @@ taken = mmap.mmap(-1, 64 << 20)
 same = size(keeper) == size("self") > 16384
 os.kill(keeper, 9)
 os._exit(0 if same else 1)
+"""
+
+RETURNING = """\
+import ctypes, os
+from appmgr import quickend
+
+quickend.KEEPER_SECONDS = 0.05
+quickend._leave_keeper()
+with open(f"/proc/self/task/{os.getpid()}/children") as file:
+    keeper = int(file.read())
+kept = [b"\\xff" * size for size in range(4096, 20480, 16) for _ in range(3)]
+_, ended = os.waitpid(keeper, 0x40000000)
+os._exit(os.waitstatus_to_exitcode(ended) & 255)
+"""
+"""Uses all freed memory while the keeper waits."""
+
+CONFINED = """\
+import ctypes, os, sys
+from appmgr import quickend
+
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
+
+allow_all = ctypes.c_char_p(bytes.fromhex("0600000000 00ff7f" if sys.byteorder == "little" else "00060000 7fff0000"))
+filtering = Filter(1, allow_all)
+library = ctypes.CDLL(None)
+library.prctl(38, 1, 0, 0, 0)
+if library.prctl(22, 2, ctypes.byref(filtering)) != 0:
+    sys.exit("no filters here")
+quickend.KEEPER_SECONDS = 60
+quickend.quick_end(7)
 """
 
 REFUSED = """\
@@ -120,6 +152,56 @@ def test_a_keeper_can_be_killed(kept: int) -> None:
     session = os.getsid(kept)
     os.kill(kept, signal.SIGKILL)
     wait_for_end(session)
+
+
+def test_a_keeper_hears_no_other_signal(kept: int) -> None:
+    # One that is heard ends the keeper, or its sleep: the process is gone, or has a handler on its small stack.
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM, signal.SIGUSR1, signal.SIGRTMIN + 3):
+        os.kill(kept, number)
+    blocked = next(line for line in Path(f"/proc/{kept}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    assert int(blocked.split()[1], 16) == 0xFFFF_FFFC_7FFB_FEFF
+    assert members(os.getsid(kept)) == [kept]
+
+
+def test_a_keeper_is_not_taken_for_its_manager(kept: int) -> None:
+    assert Path(f"/proc/{kept}/comm").read_text() == "cmappmgr-keeper\n"
+    assert os.getpgid(kept) == kept
+    with pytest.raises(ProcessLookupError):
+        os.killpg(os.getsid(kept), 0)
+
+
+def test_a_keeper_finds_its_stack_as_it_left_it() -> None:
+    done = subprocess.run([sys.executable, "-c", RETURNING], cwd=ROOT, check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("parent", [0, 1])
+def test_for_process_1_there_is_no_keeper(parent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(status: int) -> NoReturn:
+        raise Ended(status)
+
+    kept: list[int] = []
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(quickend, "_leave_keeper", lambda: kept.append(1))
+    with pytest.raises(Ended, match="7"):
+        quickend.quick_end(7)
+    assert not kept
+
+
+def test_in_a_sandbox_there_is_no_keeper() -> None:
+    words = [sys.executable, "-c", CONFINED]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    if b"no filters here" in said:
+        pytest.skip("the kernel has no filters of calls")
+    left = members(process.pid)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert (process.returncode, left) == (7, [])
 
 
 def test_a_keeper_ends_by_itself() -> None:

@@ -320,7 +320,7 @@ def _dialer(options: ManagerOptions, settings: NodeSettings, unlocking: Unlockin
 
 def _load_for_later() -> None:
     """Load what another key of the guest will ask for, while it can be had: an upgrade, or somebody who removes the
-    package, takes the files of a manager away while it runs.
+    package, takes the files of a manager away while it runs. And make ready what the end will be glad of.
     """
     from appmgr.quickend import prepare_quick_end
 

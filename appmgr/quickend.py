@@ -17,6 +17,7 @@ Why that is harmless:
   whoever reads our log sees its end with ours, and locks of whoever started us are free), and it is at home in `/`.
 - It has a name and a process group of its own: whoever counts managers by name, or waits until nobody of the manager's
   group is left, does not see it.
+- It takes the processor from nobody (`SCHED_BATCH`), neither at its start nor when it takes the memory apart.
 - It ends by itself after `KEEPER_SECONDS`. Its parent is whoever takes orphans in: process 1, which expects them.
 - Where it cannot be had (another system, no process to spare), the process ends as every other does. So it does where
   nobody would gain: started by process 1, which as systemd waits for all that is left of a unit, or in a container

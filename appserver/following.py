@@ -55,8 +55,8 @@ MAX_LAUNCHES = 3
 """Waiters that may die before they have executed anything, until the start is refused: a machine that cannot keep one
 alive would go on forking for ever."""
 
-
 _NUDGE: dict[str, object] = {"event": "state"}
+"""What a waiter says where the record tells more: read it."""
 
 
 class _CannotLook(Exception):

@@ -25,12 +25,14 @@ unfiltered = pytest.mark.skipif(FILTERS, reason="system calls are filtered here,
 ROOT = Path(__file__).resolve().parent.parent
 
 ENDING = """\
-import contextlib, sys
+import contextlib, os, sys
 from appmgr import quickend
+if "idle" in sys.argv:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 quickend.KEEPER_SECONDS = float(sys.argv[2])
 with contextlib.suppress(OSError):
     quickend.prepare_quick_end()
-if sys.argv[3:]:
+if "without close_range" in sys.argv:
     quickend._library()[0].close_range = lambda *_: -1
 quickend.quick_end(int(sys.argv[1]))
 """
@@ -129,7 +131,7 @@ def members(session: int) -> list[int]:
     return found
 
 
-@pytest.fixture(params=[(), ("without close_range",)], ids=["new kernel", "old kernel"])
+@pytest.fixture(params=[(), ("without close_range",), ("idle",)], ids=["new kernel", "old kernel", "idle"])
 def kept(request: pytest.FixtureRequest) -> Iterator[int]:
     """A keeper that stays, of a process that has ended with 7."""
     if FILTERS:
@@ -175,6 +177,11 @@ def test_a_keeper_is_not_taken_for_its_manager(kept: int) -> None:
     assert os.getpgid(kept) == kept
     with pytest.raises(ProcessLookupError):
         os.killpg(os.getsid(kept), 0)
+
+
+def test_a_keeper_takes_the_processor_from_nobody(kept: int, request: pytest.FixtureRequest) -> None:
+    given = os.SCHED_IDLE if "[idle]" in request.node.name else os.SCHED_BATCH  # a policy that was given is kept
+    assert os.sched_getscheduler(kept) == given
 
 
 @unfiltered

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from container.rootfs import ENVIRONMENT, CommandFailed, NoContainer
+from container.rootfs import ENVIRONMENT, NoContainer, printed_by, run_to_end
 
 COMMAND_SECONDS = 120
 """A second on an idle machine, also for what installs packages; a disk that is slow to sync takes its time."""
@@ -56,22 +56,11 @@ class Machine:
 
     def try_to(self, *words: str, timeout_seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end, whatever its status."""
-        return subprocess.run(
-            [*self.words, *words],
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_seconds,
-        )
+        return run_to_end([*self.words, *words], timeout_seconds)
 
     def run(self, *words: str, timeout_seconds: float = COMMAND_SECONDS) -> str:
         """Run a command inside; give what it printed. Raises CommandFailed."""
-        done = self.try_to(*words, timeout_seconds=timeout_seconds)
-        if done.returncode:
-            raise CommandFailed(f"{' '.join(words)}: status {done.returncode}: {done.stdout}{done.stderr}".strip())
-        return done.stdout.strip()
+        return printed_by(words, self.try_to(*words, timeout_seconds=timeout_seconds))
 
     def path(self, name: str) -> Path:
         """Where a path of its root file system lies here; not for what is mounted inside, such as /run."""

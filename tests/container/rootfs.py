@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
@@ -114,15 +114,24 @@ def run_in(root: Path, *words: str) -> str:
     network; give what it printed. Raises CommandFailed; subprocess.TimeoutExpired after COMMAND_SECONDS.
     """
     apart = ["unshare", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc", "chroot", str(root)]
-    done = subprocess.run(
-        [*apart, *words],
+    return printed_by(words, run_to_end([*apart, *words], COMMAND_SECONDS))
+
+
+def run_to_end(words: Sequence[str], timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run a command with the environment of all inside, whatever its status. Raises subprocess.TimeoutExpired."""
+    return subprocess.run(
+        words,
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        timeout=COMMAND_SECONDS,
+        timeout=timeout_seconds,
     )
+
+
+def printed_by(words: Sequence[str], done: subprocess.CompletedProcess[str]) -> str:
+    """Give what a command that has ended printed. Raises CommandFailed."""
     if done.returncode:
         raise CommandFailed(f"{' '.join(words)}: status {done.returncode}: {done.stdout}{done.stderr}".strip())
     return done.stdout.strip()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import NoReturn, TypeVar, cast
+from typing import TypeVar, cast
 
 from appserver import outcome as outcomes
 from appserver.identity import Form, Service, ServiceError
@@ -50,6 +50,7 @@ from appserver.messages import (
     Watch,
     is_run_id,
 )
+from appserver.plainjson import read_json
 from pki.frozen import fields
 
 _T = TypeVar("_T")
@@ -87,7 +88,7 @@ def decode(line: bytes) -> Message | Unknown:
 
 def _decode(line: bytes) -> Message | Unknown:
     try:
-        value: object = _DECODER.decode(line.decode("utf-8"))
+        value = read_json(line)
     except ValueError as error:
         raise MessageError(f"a message that is not JSON in UTF-8: {str(error)[:200].lower()}") from error
     if not isinstance(value, dict):
@@ -100,13 +101,8 @@ def _decode(line: bytes) -> Message | Unknown:
     return _read(type_name, value)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-"""Made once: the functions of `json` would make one of each for every message."""
+"""Made once: the functions of `json` would make one for every message."""
 
 
 def _sequence_number(value: dict[str, object]) -> int | None:

@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import final
+from typing import cast, final
 
 from pki.frozen import replace
 
@@ -37,6 +37,7 @@ from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
+from appserver.plainjson import read_json
 from appserver.procfs import is_same_process, tree_without_parent
 from appserver.recordformat import DamagedRecordError, RecordError, State, StopOrder, UnreadableRecordError
 from appserver.records import RunRecord, StateFile
@@ -215,8 +216,7 @@ class Follower:
                 return None
             if not data:
                 return None
-            event: dict[str, object] = json.loads(data)
-            return event
+            return cast("dict[str, object]", read_json(data))
 
     async def _receive_soon(self, connection: socket.socket) -> dict[str, object] | None:
         """Give what the waiter says within the pause after which the record is read again, or a nudge to do that."""

@@ -58,9 +58,9 @@ class Service:
 
     def describe(self) -> str:
         """Name the service for a log line: the string, cut where it is long, and the instance where there is one."""
-        text = (
-            self.text if len(self.text) <= MAX_DESCRIBED_CHARACTERS else self.text[: MAX_DESCRIBED_CHARACTERS - 1] + "…"
-        )
+        text = self.text
+        if len(text) > MAX_DESCRIBED_CHARACTERS:
+            text = text[: MAX_DESCRIBED_CHARACTERS - 1] + "…"
         return f"{text!r} instance {self.instance!r}" if self.instance else repr(text)
 
     def argv(self) -> tuple[str, ...]:

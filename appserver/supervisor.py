@@ -319,11 +319,10 @@ class Supervisor:
     def _finish(self, run_id: str, outcome: Outcome, *, gone: bool, stopping: bool) -> None:
         run = self._table.find(run_id)
         before = run.phase if run else Phase.ENDED
-        effects = self._table.ended(run_id, outcome, gone=gone, stopping=stopping)
+        self._apply(self._table.ended(run_id, outcome, gone=gone, stopping=stopping))
         if run is not None and before is not Phase.ENDED and run.phase is Phase.ENDED:
             log = self._report.warning if isinstance(outcome, Lost) else self._report.info
-            log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")
-        self._apply(effects)
+            log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")  # the managers come first
 
     def recover(self) -> None:
         """Find again, before serving, what a former server of this state directory has left. Raises RecordError."""

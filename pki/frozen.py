@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dataclasses import fields as fields
     from dataclasses import replace as replace
 else:
+    from operator import attrgetter
+
     _set = object.__setattr__
 
     _MISSING = object()
@@ -80,10 +82,16 @@ else:
         body["__qualname__"] = cls.__qualname__
         body["__slots__"] = body["__match_args__"] = tuple(found)
         body["__frozen_fields__"] = found
-        body["__compared__"] = tuple(name for name, each in found.items() if each.compare)
+        body["__compared__"] = _getter(tuple(name for name, each in found.items() if each.compare))
         for of_the_other in ("__dict__", "__weakref__"):
             del body[of_the_other]
         return type(cls.__name__, (base,), body)
+
+    def _getter(names):
+        """Give what takes the values of these fields from an instance, as a tuple, without a call of ours for each."""
+        if len(names) > 1:
+            return attrgetter(*names)
+        return staticmethod(lambda instance: tuple([getattr(instance, name) for name in names]))
 
     def _bare(kind):
         """Give the last word of an annotation before its parameters."""
@@ -148,19 +156,17 @@ else:
             shown = [name for name, found in self.__frozen_fields__.items() if found.repr]
             return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
-        def _values(self, names):
-            return tuple([getattr(self, name) for name in names])
-
     class _Frozen(_Made):
         __slots__ = ()
 
         def __eq__(self, other):
             if type(other) is not type(self):
                 return NotImplemented
-            return self._values(self.__compared__) == other._values(self.__compared__)
+            values = self.__compared__
+            return values(self) == values(other)
 
         def __hash__(self):
-            return hash(self._values(self.__compared__))
+            return hash(self.__compared__(self))
 
         def __setattr__(self, name, value):
             from dataclasses import FrozenInstanceError
@@ -173,4 +179,4 @@ else:
             raise FrozenInstanceError(f"cannot delete field {name!r}")
 
         def __reduce__(self):
-            return type(self), self._values(self.__match_args__)
+            return type(self), _getter(self.__match_args__)(self)

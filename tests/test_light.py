@@ -167,6 +167,7 @@ OURS_IN_A_MANAGER = {
     "latelog",
     "messages",
     "outcome",
+    "plainjson",
     "ports",
     "protocol",
     "report",

@@ -103,8 +103,10 @@ class EarlySignals:
         """Hear nothing any more: the exit status is certain. A handler, even trio's, would run for each that comes, and
         where they come faster than they are handled, one within the other until Python gives up.
         """
+        import _signal  # type: ignore[import-not-found]  # without what `signal` says of each handler that goes
+
         for number in self._before:
-            signal.signal(number, signal.SIG_IGN)
+            _signal.signal(number, _signal.SIG_IGN)
 
     def take_over(self) -> Sequence[int]:
         """Give the signals that were kept."""

@@ -27,7 +27,7 @@ from appmgr.addresses import RESOLVE_SECONDS, Address, Addresses
 from pki.contexts import Material, PeerRefused, client_context, heed_dates, judge_peer
 from pki.expiry import Reminder, Watched, watched_in, watched_peer
 from pki.frozen import dataclass, replace
-from pki.refusals import explain_failure, explain_tls, presented
+from pki.refusals import explain_failure, explain_tls, presented, remember_certificates, stop_remembering
 
 CONNECT_SECONDS = 3.0
 """For one address, and no longer than for a handshake. The kernel asks again later and later, and a guest that has
@@ -229,6 +229,7 @@ class Dialer:
     async def _secure(self, transport: trio.SocketStream) -> Contact:
         """Shake hands and judge the server's key. Raises `PeerRefused` where it is not one that we trust."""
         heed_dates(self._context, self._material, time.time())
+        remember_certificates(self._context)
         stream = trio.SSLStream(transport, self._context, server_hostname=None, https_compatible=False)
         broken: trio.BrokenResourceError | None = None
         with trio.move_on_after(self._handshake_seconds) as scope:
@@ -244,6 +245,7 @@ class Dialer:
             raise ContactError(reason) from broken
         if scope.cancelled_caught:
             raise ContactError(f"the TLS handshake took longer than {self._handshake_seconds:g} s")
+        stop_remembering(self._context)
         der = cast("bytes", stream.getpeercert(binary_form=True))
         certificate = cast("Mapping[str, object]", stream.getpeercert())
         try:

@@ -44,7 +44,8 @@ guest must not knock in step, and contact returns within a second of the network
 MAX_OUTGOING_MESSAGES = 100
 """Waiting to be sent. A manager has a handful under way; more means that the connection is stuck."""
 
-READ_BYTES = 65536
+READ_BYTES = 16384
+"""What a record of TLS holds at most: no read gives more."""
 
 
 @final

@@ -384,7 +384,8 @@ class Manager:
         if self._options.action == "stop":
             state, status = "stopped", 0
         cause, code = _cause(message.outcome)
-        self._standing = replace(self._standing, outcome=wording.how(self._options, message.outcome))
+        if self._options.status_file is not None:  # somebody waits, for all else
+            self._standing = replace(self._standing, outcome=wording.how(self._options, message.outcome))
         shown = self._stand(state, cause, code, status, text)
         return [*actions, *shown, Send(Ack(message.run)), Finish(status)]
 
@@ -422,8 +423,10 @@ class Manager:
         text: str | None = None,
     ) -> list[Action]:
         """Note how things stand; gives what shows it, where anybody wants to see it."""
+        if self._options.status_file is None:
+            return []
         self._standing = replace(self._standing, state=state, cause=cause, code=code, status=status, text=text)
-        return [] if self._options.status_file is None else [Show(self._standing)]
+        return [Show(self._standing)]
 
 
 def _cause(outcome: Outcome) -> tuple[Cause, str | None]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KEEPER_SECONDS = 0.5
 """Longer than hundreds of managers take to end together, and too short to be in the way of anything."""
 
-KEEPER_STACK_BYTES = 16 * 1024
+KEEPER_STACK_BYTES = 8 * 1024
 """`usleep` needs a fraction of a page; there are no frames of signals."""
 
 KEEPER_NAME = b"cmappmgr-keeper"
@@ -71,16 +71,19 @@ def quick_end(status: int) -> NoReturn:
 
 
 def prepare_quick_end() -> None:
-    """Look up beforehand what `quick_end` calls, a quarter of a millisecond that it then need not spare. Raises what
+    """Make ready beforehand what `quick_end` needs, a third of a millisecond that it then need not spare. Raises what
     `ctypes` does, and OSError, where there will be no keeper.
     """
     if sys.platform == "linux":
-        _library()
+        _means()
 
 
 @lru_cache(1)
-def _library() -> tuple[ctypes.PyDLL, int | None]:
-    """Give the C library and the address of `usleep`. Raises OSError, also in a sandbox, and AttributeError."""
+def _means() -> tuple[ctypes.PyDLL, tuple[object, ...], ctypes.Array[ctypes.c_char]]:
+    """Give the C library, the arguments of its `clone`, and the stack in them, which is never given back.
+
+    Raises OSError, also in a sandbox, and AttributeError.
+    """
     import ctypes
 
     with open("/proc/self/status", "rb") as file:
@@ -90,26 +93,18 @@ def _library() -> tuple[ctypes.PyDLL, int | None]:
     library = ctypes.PyDLL(None)
     for name in ("clone", "close_range", "prctl"):
         getattr(library, name, None)  # it remembers them
-    return library, ctypes.cast(library.usleep, ctypes.c_void_p).value
-
-
-@lru_cache(1)
-def _stack() -> ctypes.Array[ctypes.c_char]:
-    """Give the keeper's stack, the same one always: it must live on when we have forgotten it."""
-    import ctypes
-
-    return ctypes.create_string_buffer(KEEPER_STACK_BYTES)
+    pointer = ctypes.c_void_p
+    stack = ctypes.create_string_buffer(KEEPER_STACK_BYTES)
+    top = ctypes.addressof(stack) + KEEPER_STACK_BYTES
+    top -= top % _STACK_ALIGNMENT_BYTES
+    microseconds = int(KEEPER_SECONDS * 1_000_000)
+    return library, (ctypes.cast(library.usleep, pointer), pointer(top), _CLONE_VM, pointer(microseconds)), stack
 
 
 def _leave_keeper() -> None:
-    import ctypes
-
     if sys.platform == "win32":
         return
-    library, usleep = _library()
-    top = ctypes.addressof(_stack()) + KEEPER_STACK_BYTES
-    top -= top % _STACK_ALIGNMENT_BYTES
-    microseconds = int(KEEPER_SECONDS * 1_000_000)
+    library, sleeping, _ = _means()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     library.prctl(_PR_SET_NAME, KEEPER_NAME)
     _close_all(library)
@@ -118,8 +113,7 @@ def _leave_keeper() -> None:
     # server, if it is on this machine. One of a batch does not. Whoever gave us another policy has reasons of his own.
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    pointer = ctypes.c_void_p
-    keeper = library.clone(pointer(usleep), pointer(top), _CLONE_VM, pointer(microseconds))
+    keeper = library.clone(*sleeping)
     if keeper > 0:
         os.setpgid(keeper, keeper)
 

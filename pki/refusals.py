@@ -74,8 +74,16 @@ def remember_certificates(context: ssl.SSLContext) -> None:
         context._msg_callback = _on_message  # noqa: SLF001  (see the top of this module)
 
 
+def stop_remembering(context: ssl.SSLContext) -> None:
+    """Look at nothing over `context` until `remember_certificates` again: the peer is judged, and each record would
+    cost a call. For a context of one connection; the others of a shared one would not be looked at either.
+    """
+    if hasattr(context, "_msg_callback"):
+        context._msg_callback = None  # noqa: SLF001  (see the top of this module)
+
+
 def look_away(connection: ssl.SSLObject) -> None:
-    """Look at the records of this connection no more: its peer is judged, and each record would cost a call.
+    """Look at the records of this connection no more, and go on with the others of its context.
 
     Nothing may be asked of the connection's context after that, but all of the connection itself.
     """

@@ -154,6 +154,25 @@ def test_a_connection_that_is_not_looked_at_any_more_goes_on_and_costs_no_calls(
     assert refusals.presented(server.tls) is None
 
 
+def test_a_context_that_looks_at_nothing_more_costs_no_calls_until_the_next_handshake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[object] = []
+    monkeypatch.setattr(refusals, "_on_message", lambda *seen: looks.append(seen))
+    server_side, client_side = server_context(material(GUEST, HOST)), client_context(material(HOST, GUEST))
+    server, client = accepted(server_side, client_side)
+    refusals.stop_remembering(server_side)
+    refusals.stop_remembering(client_side)
+    looks.clear()
+    client.tls.write(b"words")
+    server.incoming.write(client.outgoing.read())
+    assert server.tls.read(100) == b"words"
+    assert not looks
+    refusals.remember_certificates(client_side)
+    accepted(server_side, client_side)
+    assert looks
+
+
 def test_the_name_of_a_pinned_guest_does_not_matter() -> None:
     client = material(HOST, GUEST)
     ends = accepted(server_context(material(GUEST, HOST)), client_context(client))

@@ -33,7 +33,7 @@ quickend.KEEPER_SECONDS = float(sys.argv[2])
 with contextlib.suppress(OSError):
     quickend.prepare_quick_end()
 if "without close_range" in sys.argv:
-    quickend._library()[0].close_range = lambda *_: -1
+    quickend._means()[0].close_range = lambda *_: -1
 quickend.quick_end(int(sys.argv[1]))
 """
 

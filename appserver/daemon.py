@@ -41,9 +41,9 @@ from pki.frozen import replace
 
 _HUP = getattr(signal, "SIGHUP", None)
 
-LOG_SECONDS = 0.001
-"""How late a line may be: an outcome is on its way by then, and whoever looks into the log when a manager has ended
-finds the line."""
+LOG_SECONDS = 0.02
+"""How late a line may be: an outcome is on its way by then, also where thirty are, and its manager has ended. A server
+that is killed loses the lines of so short a time."""
 
 
 def load_trust(settings: ServerSettings) -> Trust:

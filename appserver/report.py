@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, final
 
+from appserver.disks import lies_here
 from appserver.sinks import Level as Level
 from appserver.sinks import Line, Sink
 
@@ -229,8 +230,7 @@ def _can_be_interrupted(descriptor: int) -> bool:
         status = os.fstat(descriptor)
     except OSError:
         return True  # there will be no waiting
-    # File systems that have no device of their own have the major number 0: those of the network, and some more.
-    return not stat.S_ISREG(status.st_mode) or os.major(status.st_dev) != 0
+    return not stat.S_ISREG(status.st_mode) or lies_here(descriptor, status.st_dev)
 
 
 def _escape(code: int) -> str:

@@ -163,6 +163,7 @@ NOT_IN_A_LAUNCHER = HEAVY | {
 OURS_IN_A_MANAGER = {
     "atonce",
     "codec",
+    "disks",
     "identity",
     "latelog",
     "messages",

@@ -67,6 +67,8 @@ class EndState(enum.Enum):
     DONE = enum.auto()
     ERROR = enum.auto()
 
+    __hash__ = object.__hash__  # that of enumerations is a function of Python's, called for each message
+
 
 @final
 class Pause(enum.Enum):
@@ -183,10 +185,10 @@ class Connection:
         Raises `LocalProtocolError` where it is not ours to say now, and `MessageError` for a value that no message
         holds (too long, not finite, not Unicode), which leaves the connection as it was.
         """
-        if self.our_state is EndState.ERROR:
+        state = self.our_state
+        if state is EndState.ERROR:
             raise LocalProtocolError(f"this {self._role} has broken the protocol before")
-        if type(message) not in _TRANSITIONS[self._role][self.our_state]:
-            state = self.our_state
+        if type(message) not in _TRANSITIONS[self._role][state]:
             self._states[self._role] = EndState.ERROR
             raise LocalProtocolError(f"a {self._role} cannot send {message.type_name!r} in state {state.name}")
         line = encode(message)

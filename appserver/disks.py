@@ -32,10 +32,9 @@ def lies_here(descriptor: int, device: int) -> bool:
 
 
 def _type(descriptor: int) -> int | None:
-    if sys.platform != "linux" or "ctypes" not in sys.modules:
+    ctypes = sys.modules.get("ctypes")
+    if sys.platform != "linux" or ctypes is None:
         return None
-    import ctypes
-
     found = ctypes.create_string_buffer(_STATFS_BYTES)
     try:
         if ctypes.CDLL(None).fstatfs(descriptor, found) != 0:
@@ -43,4 +42,5 @@ def _type(descriptor: int) -> int | None:
     except (OSError, AttributeError):  # a C library that is linked in, or has no such function
         return None
     # `f_type` comes first; where it is no `long` (s390), what is read matches nothing.
-    return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF
+    number: int = ctypes.c_long.from_buffer(found).value
+    return number & 0xFFFFFFFF

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from appserver import outcome as outcomes
 from appserver.identity import Form, Service, ServiceError
@@ -50,7 +50,6 @@ from appserver.messages import (
     Watch,
     is_run_id,
 )
-from appserver.plainjson import read_json
 from pki.frozen import fields
 
 _T = TypeVar("_T")
@@ -88,7 +87,7 @@ def decode(line: bytes) -> Message | Unknown:
 
 def _decode(line: bytes) -> Message | Unknown:
     try:
-        value = read_json(line)
+        value = _read_json(line)
     except ValueError as error:
         raise MessageError(f"a message that is not JSON in UTF-8: {str(error)[:200].lower()}") from error
     if not isinstance(value, dict):
@@ -101,8 +100,22 @@ def _decode(line: bytes) -> Message | Unknown:
     return _read(type_name, value)
 
 
+def _read_json(line: bytes) -> object:
+    """Do what `JSONDecoder.decode` does, which looks for white space by two regular expressions."""
+    text = line.decode("utf-8").strip(" \t\r\n")
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"more after character {end}")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-"""Made once: the functions of `json` would make one for every message."""
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Made once: the functions of `json` would make one of each for every message."""
 
 
 def _sequence_number(value: dict[str, object]) -> int | None:

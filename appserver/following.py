@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import cast, final
+from typing import final
 
 from pki.frozen import replace
 
@@ -37,7 +37,6 @@ from appserver.fileio import OUT_OF_RESOURCES
 from appserver.kernel import outcome_of_stranger
 from appserver.launching import LaunchError, Launching
 from appserver.outcome import Account, Lost
-from appserver.plainjson import read_json
 from appserver.procfs import is_same_process, tree_without_parent
 from appserver.recordformat import DamagedRecordError, RecordError, State, StopOrder, UnreadableRecordError
 from appserver.records import RunRecord, StateFile
@@ -57,7 +56,7 @@ MAX_LAUNCHES = 3
 alive would go on forking for ever."""
 
 _NUDGE: dict[str, object] = {"event": "state"}
-"""What a waiter says where the record tells more: read it."""
+"""What a waiter says where the record tells more, and what somebody says who cannot be understood: read it."""
 
 
 class _CannotLook(Exception):
@@ -216,7 +215,11 @@ class Follower:
                 return None
             if not data:
                 return None
-            return cast("dict[str, object]", read_json(data))
+            try:
+                event: object = json.loads(data)
+            except ValueError:
+                return _NUDGE
+            return event if isinstance(event, dict) else _NUDGE
 
     async def _receive_soon(self, connection: socket.socket) -> dict[str, object] | None:
         """Give what the waiter says within the pause after which the record is read again, or a nudge to do that."""

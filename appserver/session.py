@@ -9,6 +9,7 @@ own session and delays nobody.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import final
@@ -74,13 +75,6 @@ MAX_QUEUED_MESSAGES = 64
 MAX_RECEIVE_BYTES = 16384
 """What a record of TLS holds at most: no read gives more."""
 
-PARTING_SECONDS = 0.03
-"""A manager that was told how its application ended confirms that, says goodbye and ends: nothing else, and nobody
-waits for an answer. Its words are read so much later, all at once: a server that they woke would take the processor
-from it, where both are on one machine, or from the next who is to be told. The service's next manager takes longer to
-get here.
-"""
-
 MESSAGES_AT_ONCE = 60
 MESSAGES_PER_SECOND = 10.0
 """What a session may ask. A manager needs three messages to begin and one in five seconds from then on. Whoever sends
@@ -105,10 +99,6 @@ class PeerName:
     fingerprint: str
 
 
-class _SilentError(Exception):
-    """The manager has said nothing for as long as this session waits."""
-
-
 @final
 class Session:
     """One manager."""
@@ -127,10 +117,6 @@ class Session:
         self._has_left = False
         self._scope = trio.CancelScope()
         self._silence_seconds = HELLO_SECONDS
-        self._listening = trio.CancelScope()
-        """Around each read from the stream."""
-        self._is_parting = False
-        """It was told an outcome since."""
         self._name = f"a manager at {peer.address}"
         self._introduced = False
         self._run_id: str | None = None
@@ -241,8 +227,6 @@ class Session:
         tail = tuple(runlog.tail(log_path, self._tail_lines)) if by_itself and log_path else None
         self._say(Ended(seq, run_id, outcome, tail, Previous(*previous) if previous else None))
         self._pending.expect_ack(run_id)
-        self._is_parting = True
-        self._listening.cancel()
         if previous is not None:
             self._pending.expect_ack(previous[0])
         if self._run_id == run_id and self._supervisor.find(run_id) is None:
@@ -301,14 +285,14 @@ class Session:
             self._scope.cancel()
 
     async def _read(self) -> None:
-        try:
-            await self._converse()
-        except _SilentError:
+        with trio.CancelScope() as silence:
+            await self._converse(silence)
+        if silence.cancelled_caught:
             self._report.warning(f"{self} has been silent for {self._silence_seconds:g} s, its session is closed")
 
-    async def _converse(self) -> None:
+    async def _converse(self, silence: trio.CancelScope) -> None:
         try:
-            while (event := await self._next_event()) is not CLOSED:
+            while (event := await self._next_event(silence)) is not CLOSED:
                 places = WISH_MESSAGES if isinstance(event, RunMessage | Watch | Attach | Stop) else 1
                 delay_seconds = self._pace.delay_seconds(trio.current_time(), places)
                 if delay_seconds > 0 or (self._connection.has_unread and not isinstance(event, Ack)):
@@ -330,24 +314,15 @@ class Session:
             self._report.warning(f"closed the session of {self}: {error}")
             self._say(Error(None, str(error)))
 
-    async def _next_event(self) -> Event:
-        """Wait for what comes next. Raises _SilentError."""
+    async def _next_event(self, silence: trio.CancelScope) -> Event:
+        """Wait for what comes next, until `silence` is cancelled by its deadline, which counts only here."""
         if (event := self._connection.next_event()) is NEED_DATA:
-            deadline = trio.current_time() + self._silence_seconds
+            silence.deadline = trio.current_time() + self._silence_seconds
             while event is NEED_DATA:
-                self._connection.receive_data(await self._receive(deadline))
+                self._connection.receive_data(await self._stream.receive_some(MAX_RECEIVE_BYTES))
                 event = self._connection.next_event()
+            silence.deadline = math.inf
         return event
-
-    async def _receive(self, deadline: float) -> bytes | bytearray:
-        while True:
-            if self._is_parting:
-                self._is_parting = False
-                await trio.sleep(PARTING_SECONDS)
-            with trio.CancelScope(deadline=deadline) as self._listening:
-                return await self._stream.receive_some(MAX_RECEIVE_BYTES)
-            if not self._is_parting:
-                raise _SilentError
 
     async def _heed(self, message: Event) -> bool:
         """Do what one message asks; False where the conversation is over."""

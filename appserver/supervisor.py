@@ -27,6 +27,7 @@ from appserver.effects import (
     Phase,
     Run,
     SetTerms,
+    TellEnded,
     TellRefused,
     TellRunning,
     Terms,
@@ -319,10 +320,13 @@ class Supervisor:
     def _finish(self, run_id: str, outcome: Outcome, *, gone: bool, stopping: bool) -> None:
         run = self._table.find(run_id)
         before = run.phase if run else Phase.ENDED
-        self._apply(self._table.ended(run_id, outcome, gone=gone, stopping=stopping))
+        effects = self._table.ended(run_id, outcome, gone=gone, stopping=stopping)
+        first = next((at for at, effect in enumerate(effects) if not isinstance(effect, TellEnded)), len(effects))
+        self._apply(effects[:first])  # somebody waits for it, before all else
         if run is not None and before is not Phase.ENDED and run.phase is Phase.ENDED:
             log = self._report.warning if isinstance(outcome, Lost) else self._report.info
-            log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")  # the managers come first
+            log(f"ended {run.service.describe()}, run {run_id}: {describe(outcome)}")
+        self._apply(effects[first:])
 
     def recover(self) -> None:
         """Find again, before serving, what a former server of this state directory has left. Raises RecordError."""

@@ -373,6 +373,22 @@ def test_allow_rules_are_matched_on_the_resolved_path(guest: Guest) -> None:
     assert guest.run("-service", "/bin/sleep", "0")[0] == 0
 
 
+def test_a_program_whose_real_name_is_no_unicode_runs_and_its_status_arrives(guest: Guest, tmp_path: Path) -> None:
+    """Its manager names a link; what the link points to goes from the waiter to the server, and into the record."""
+    odd = os.fsencode(tmp_path) + b"/\xfcberwachung"
+    os.mkdir(odd)
+    with open(odd + b"/mon", "w", encoding="ascii") as file:
+        file.write("#!/bin/sh\nsleep 1\nexit 7\n")
+    os.chmod(odd + b"/mon", 0o755)
+    os.symlink(odd + b"/mon", tmp_path / "mon")
+    manager = guest.manager("-service", str(tmp_path / "mon"))
+    manager.wait_started()
+    guest.kill_server()
+    guest.start_server()
+    assert manager.wait() == 7
+    assert "Traceback" not in guest.server_log
+
+
 def test_called_as_a_cluster_calls_it(guest: Guest) -> None:
     program = Path(sys.executable).with_name("cmappmgr")
     command = f"{program} -node g1 --config {guest.host_config} -service /bin/sh -c 'exit 31'"

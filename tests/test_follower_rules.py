@@ -260,6 +260,22 @@ async def test_a_waiter_is_heard_out_while_there_are_no_descriptors_to_read_its_
             connection.close()
 
 
+@pytest.mark.parametrize("words", [b"\xff\xfe", b"{", b"[1]", b"null"])
+async def test_words_that_nobody_understands_are_a_reason_to_read_the_record(tmp_path: Path, words: bytes) -> None:
+    made = record(tmp_path, ENDED)
+    follower, _ = follower_of(made)
+    told: list[State] = []
+    follower._changed = told.append
+    with listening(made) as listener, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower._listen)
+            connection = await accepted(listener)
+            assert await hear(connection) == {"order": "describe"}
+            await connection.send(words)
+            connection.close()
+    assert told == [ENDED]
+
+
 async def test_a_description_is_kept_through_events_that_tell_nothing(tmp_path: Path) -> None:
     made = record(tmp_path, RUNNING)
     follower, _ = follower_of(made)

@@ -168,7 +168,6 @@ OURS_IN_A_MANAGER = {
     "latelog",
     "messages",
     "outcome",
-    "plainjson",
     "ports",
     "protocol",
     "report",

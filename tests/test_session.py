@@ -46,7 +46,6 @@ from appserver.session import (
     MAX_PEER_NAME_CHARACTERS,
     MAX_QUEUED_MESSAGES,
     MIN_SILENCE_SECONDS,
-    PARTING_SECONDS,
     SEND_SECONDS,
     PeerName,
     Session,
@@ -231,45 +230,8 @@ async def test_end_is_pushed_at_once_with_the_last_lines(
         assert trio.current_time() == before
         assert answer == Ended(None, OWN, ENDED, tuple(f"line {number}" for number in range(30, 50)))
         await pair.manager.say(Ack(OWN))
-        await trio.sleep(2 * PARTING_SECONDS)
-        assert pair.supervisor.asked[-1] == ("ack", OWN)
-
-
-async def test_last_words_after_an_end_are_read_when_the_manager_has_left(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with conversation() as pair:
-        await pair.begin()
-        told_at = trio.current_time()
-        pair.session.tell(TellEnded(pair.session, OWN, ENDED, None))
-        await pair.manager.say(Ack(OWN), Bye())
         await trio.testing.wait_all_tasks_blocked()
-        assert ("ack", OWN) not in pair.supervisor.asked
-        await pair.ended.wait()
-        assert ("ack", OWN) in pair.supervisor.asked
-        assert trio.current_time() == pytest.approx(told_at + PARTING_SECONDS)
-
-
-async def test_what_was_said_before_an_end_is_answered_after_it(autojump_clock: trio.testing.MockClock) -> None:
-    async with conversation() as pair:
-        await pair.begin()
-        for _ in range(3):  # the words arrive in the same step, before it or after it
-            await pair.manager.say(Poll(2))
-            pair.session.tell(TellEnded(pair.session, OWN, ENDED, None))
-            heard = [await pair.manager.hear(), await pair.manager.hear()]
-            assert {type(one) for one in heard} == {Ended, Status}
-        await pair.manager.say(Poll(3))
-        assert isinstance(await pair.manager.hear(), Status)
-
-
-async def test_manager_that_was_told_and_stays_silent_is_let_go(autojump_clock: trio.testing.MockClock) -> None:
-    async with conversation() as pair:
-        await pair.begin()
-        pair.session.tell(TellEnded(pair.session, OWN, ENDED, None))
-        began = trio.current_time()
-        await pair.ended.wait()
-        assert trio.current_time() - began == pytest.approx(MIN_SILENCE_SECONDS)
-        assert "silent for 15 s" in pair.log.text
+        assert pair.supervisor.asked[-1] == ("ack", OWN)
 
 
 @pytest.mark.parametrize("outcome", [Lost("nobody saw it"), Exited(0, Account(stopped_by="somebody"))])

@@ -21,7 +21,6 @@ from appserver.session import (
     MAX_QUEUED_MESSAGES,
     MESSAGES_AT_ONCE,
     MESSAGES_PER_SECOND,
-    PARTING_SECONDS,
     WISH_MESSAGES,
     Session,
 )
@@ -145,7 +144,7 @@ async def test_outcome_that_a_session_was_not_told_cannot_be_acknowledged_by_it(
         assert not acknowledged(pair)
         pair.session.tell(TellEnded(pair.session, OWN, ENDED))
         await pair.manager.say(Ack(OTHER), Ack(OWN), Ack(OWN))
-        await trio.sleep(2 * PARTING_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
         assert acknowledged(pair) == [OWN]
 
 
@@ -166,7 +165,7 @@ async def test_outcome_can_be_acknowledged_by_the_id_that_led_to_it(autojump_clo
         pair.session.tell(TellEnded(pair.session, OWN, ENDED))
         pair.supervisor.runs[THIRD] = pair.supervisor.runs[OWN]
         await pair.manager.say(Ack(THIRD))
-        await trio.sleep(2 * PARTING_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
         assert acknowledged(pair) == [OWN]
 
 
@@ -179,7 +178,7 @@ async def test_outcomes_that_wait_for_an_acknowledgement_are_bounded(autojump_cl
             pair.session.tell(TellEnded(pair.session, run_id, ENDED))
             await pair.manager.hear()
         await pair.manager.say(Ack(f"{0:032x}"), Ack(f"{MAX_UNACKNOWLEDGED:032x}"))
-        await trio.sleep(2 * PARTING_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
         assert acknowledged(pair) == [f"{MAX_UNACKNOWLEDGED:032x}"]
 
 

@@ -73,8 +73,7 @@ class Conversations(RuleBasedStateMachine):
 
     @initialize(limit=st.sampled_from([1, 2, 30]))
     def begin(self, limit: int) -> None:
-        # The pace, and when a manager's last words are read, have tests of their own.
-        self.patches = patch.multiple(session, MESSAGES_AT_ONCE=10**9, PARTING_SECONDS=0.0)
+        self.patches = patch.multiple(session, MESSAGES_AT_ONCE=10**9)  # the pace has tests of its own
         self.patches.start()
         self.directory = tempfile.TemporaryDirectory()
         self.guest = PlayedGuest(Path(self.directory.name), limit)

@@ -74,6 +74,17 @@ async def test_end_is_told_logged_once_and_the_collection_recorded(tmp_path: Pat
         assert not watcher.told
 
 
+async def test_end_is_told_before_it_is_logged(tmp_path: Path) -> None:
+    async with serving(Guest(tmp_path)) as guest:
+        watcher = await guest.start()
+        logged: list[str] = []
+        watcher.tell = lambda _: logged.append(guest.log.text)  # type: ignore[method-assign]
+        guest.processes.change(OWN, ENDED)
+        assert len(logged) == 1
+        assert "exited with code 3" not in logged[0]
+        assert "exited with code 3" in guest.log.text
+
+
 async def test_second_manager_attaches_and_its_id_is_an_alias_on_record(tmp_path: Path) -> None:
     async with serving(Guest(tmp_path)) as guest:
         await guest.start()

@@ -263,9 +263,11 @@ class Services:
         own = sum(run.owner == asker.fingerprint for run in active)
         full = None
         if len(active) >= self.max_processes:
-            full = f"{len(active)} processes run already and no more than {self.max_processes} may"
+            run_already = "1 process runs" if len(active) == 1 else f"{len(active)} processes run"
+            full = f"{run_already} already and no more than {self.max_processes} may"
         elif asker.max_processes is not None and own >= asker.max_processes:
-            full = f"this manager's certificate has {own} processes running already, and may have {asker.max_processes}"
+            has = "1 process" if own == 1 else f"{own} processes"
+            full = f"this manager's certificate has {has} running already, and may have {asker.max_processes}"
         if full is not None:
             return [TellRefused(watcher, "limit", f"{full}: {service.describe()} was not started", run_id)]
         run = Run(run_id, service, owner=asker.fingerprint, asked_by=watcher.audit_name, starter=watcher)

@@ -130,7 +130,7 @@ def test_a_certificate_may_have_only_so_many_processes(idle: Guest) -> None:
     manager = idle.manager("-service", "/bin/sleep", "1000")
     pid = manager.wait_started()
     status, log = idle.run("-service", "/bin/true")
-    assert (status, "has 1 processes running already, and may have 1" in log) == (1, True)
+    assert (status, "has 1 process running already, and may have 1" in log) == (1, True)
     os.kill(pid, signal.SIGKILL)
     assert manager.wait() == 128 + signal.SIGKILL
     assert idle.run("-service", "/bin/true")[0] == 0

@@ -203,7 +203,7 @@ async def test_only_so_many_processes_of_a_certificate_whoever_else_has_some(tmp
         assert news[0] is None
         assert isinstance(news[1], TellRefused)
         assert news[1].code == "limit"
-        assert "this manager's certificate has 1 processes" in news[1].text
+        assert "this manager's certificate has 1 process " in news[1].text
 
 
 async def test_a_session_that_is_trusted_no_more_keeps_to_its_own_runs(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_certificate_has_no_more_running_than_it_may_whatever_others_have(tabl
     table.ask_run(B, "r2", service(2), TERMS, ONE_AT_ONCE)
     (refused,) = table.ask_run(B, "r3", service(3), TERMS, ONE_AT_ONCE)
     text = (
-        "this manager's certificate has 1 processes running already, and may have 1: "
+        "this manager's certificate has 1 process running already, and may have 1: "
         f"{service(3).describe()} was not started"
     )
     assert refused == TellRefused(B, "limit", text, "r3")

@@ -70,6 +70,14 @@ def test_a_certificate_may_start_again_once_its_run_has_ended(table: Services) -
     assert table.ask_run(B, "r2", service(2), TERMS, ONE_AT_ONCE) == [Launch("r2", service(2), TERMS, "AB")]
 
 
+def test_a_guest_for_one_says_that_one_runs(table: Services) -> None:
+    table.max_processes = 1
+    running(table, "r0", A, service(0))
+    (refused,) = table.ask_run(B, "r1", service(1), TERMS, Asker("CD", max_processes=30))
+    text = f"1 process runs already and no more than 1 may: {service(1).describe()} was not started"
+    assert refused == TellRefused(B, "limit", text, "r1")
+
+
 def test_a_full_guest_is_full_for_everybody_and_says_how_many_run(table: Services) -> None:
     for number in range(3):
         running(table, f"r{number}", A, service(number))

@@ -82,7 +82,7 @@ else:
         body["__qualname__"] = cls.__qualname__
         body["__slots__"] = body["__match_args__"] = tuple(found)
         body["__frozen_fields__"] = found
-        body["__compared__"] = _getter(tuple(name for name, each in found.items() if each.compare))
+        body["__compared__"] = staticmethod(_getter(tuple(name for name, each in found.items() if each.compare)))
         for of_the_other in ("__dict__", "__weakref__"):
             del body[of_the_other]
         return type(cls.__name__, (base,), body)
@@ -91,7 +91,7 @@ else:
         """Give what takes the values of these fields from an instance, as a tuple, without a call of ours for each."""
         if len(names) > 1:
             return attrgetter(*names)
-        return staticmethod(lambda instance: tuple([getattr(instance, name) for name in names]))
+        return lambda instance: tuple([getattr(instance, name) for name in names])
 
     def _bare(kind):
         """Give the last word of an annotation before its parameters."""

@@ -76,7 +76,7 @@ def remember_certificates(context: ssl.SSLContext) -> None:
 
 def stop_remembering(context: ssl.SSLContext) -> None:
     """Look at nothing over `context` until `remember_certificates` again: the peer is judged, and each record would
-    cost a call. For a context of one connection; the others of a shared one would not be looked at either.
+    cost a call. All connections of the context are looked at no more: for who wants one of them, and has it now.
     """
     if hasattr(context, "_msg_callback"):
         context._msg_callback = None  # noqa: SLF001  (see the top of this module)
